@@ -1,0 +1,1 @@
+"""The commands a user types: parse, call, print."""

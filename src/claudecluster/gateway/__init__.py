@@ -1,0 +1,1 @@
+"""The Anthropic-compatible proxy between agents and models."""

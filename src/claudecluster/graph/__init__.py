@@ -1,0 +1,1 @@
+"""Pure: is the task graph sound, what is ready, what is critical."""

@@ -1,0 +1,1 @@
+"""Standard library only: what runs on the other side of a sandbox's wall."""

@@ -1,0 +1,1 @@
+"""Frozen nouns, ids and errors. Standard library only; every room may import them."""

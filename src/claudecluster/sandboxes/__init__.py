@@ -1,0 +1,1 @@
+"""Where work runs: one back end a file."""

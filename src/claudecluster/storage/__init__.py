@@ -1,0 +1,1 @@
+"""The store on SQLAlchemy: tables, queries, migrations, the feed."""

@@ -1,0 +1,1 @@
+"""Pure: in which order an attempt is judged, and what is decided."""

@@ -1,0 +1,1 @@
+"""Shipped doubles: scripted model servers, misbehaving parts, contract suites."""

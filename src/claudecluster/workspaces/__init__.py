@@ -1,0 +1,1 @@
+"""Git: the hub, workspaces, landing commits and receipts."""
