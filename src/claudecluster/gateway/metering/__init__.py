@@ -1,0 +1,1 @@
+"""What requests used and cost, as metrics, records and spans."""

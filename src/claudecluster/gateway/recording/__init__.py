@@ -1,0 +1,1 @@
+"""Model traffic written to a file and played back from it."""

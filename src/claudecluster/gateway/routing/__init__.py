@@ -1,0 +1,1 @@
+"""Who answers a request, and what happens when they do not."""

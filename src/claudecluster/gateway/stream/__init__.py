@@ -1,0 +1,1 @@
+"""Pure: server-sent events parsed, counted and spliced."""

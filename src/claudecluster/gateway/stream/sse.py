@@ -1,0 +1,85 @@
+"""Server-sent events, cut out of bytes in any chunking (WHATWG HTML, section 9.2).
+
+The splicer, the tally and the cassette read streams with it. Pure; the raw bytes of every event are kept as they came.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+LONGEST_END = 4
+
+
+class TooLong(Exception):
+    """An event is larger than anybody would send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One event. `raw` is what came, with its blank line; `data` joins the data lines; a comment has neither name nor data."""
+
+    raw: bytes
+    name: str
+    data: bytes
+
+    def json(self) -> dict[str, Any]:
+        """Return the data as a JSON object. Raises ValueError if it is none."""
+        document = orjson.loads(self.data)
+        if not isinstance(document, dict):
+            raise ValueError("an event's data is not a JSON object")  # noqa: TRY004 - one error for all bad data
+        return document
+
+
+class Frames:
+    """Cuts a stream into events."""
+
+    def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._searched = 0
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the events that are complete with this chunk. Raises TooLong."""
+        self._buffer += chunk
+        frames = []
+        start = 0
+        search = self._searched
+        while (end := END.search(self._buffer, search)) is not None:
+            if end.end() == len(self._buffer) and self._buffer.endswith(b"\r"):
+                break  # its line feed may still come
+            frames.append(parse(bytes(self._buffer[start : end.end()])))
+            start = search = end.end()
+        del self._buffer[:start]
+        self._searched = max(0, len(self._buffer) - LONGEST_END)
+        if len(self._buffer) > self._limit:
+            raise TooLong(f"an event is larger than {self._limit} bytes")
+        return frames
+
+    def rest(self) -> bytes:
+        """Return what came after the last complete event."""
+        return bytes(self._buffer)
+
+
+def parse(raw: bytes) -> Frame:
+    """Read one event."""
+    name = ""
+    data: list[bytes] = []
+    for line in raw.splitlines():
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value.decode("utf-8", "replace")
+    return Frame(raw, name, data[0] if len(data) == 1 else b"\n".join(data))
+
+
+def write(name: str, document: dict[str, Any]) -> bytes:
+    """Return an event as bytes."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(document))
+
+
+PING = write("ping", {"type": "ping"})

@@ -1,0 +1,1 @@
+"""Back ends outside this machine: Anthropic, and where its key comes from."""
