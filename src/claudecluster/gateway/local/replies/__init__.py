@@ -1,0 +1,1 @@
+"""Pure: a local server's stream becomes a well-formed Anthropic stream, whatever the chunks and the damage."""
