@@ -10,6 +10,7 @@ class Scribe:
     """Writes `<task>.txt`: the prompt, and the name of the room it was written in."""
 
     name = "acme-scribe"
+    needs_model = False
 
     async def check(self) -> None:
         """Return: pen and paper are in every room."""
