@@ -29,7 +29,7 @@ from claudecluster.kit.clock import Clock, SystemClock
 from claudecluster.model.errors import ClusterError
 from claudecluster.testing import conversation, wire
 from claudecluster.testing.conversation import Answer
-from claudecluster.testing.scenario import Fault, Scenario, load
+from claudecluster.testing.scenario import Fault, Scenario, due, load
 
 MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-5-5")
 BIGGEST = 64 * 1024**2
@@ -72,7 +72,7 @@ class ScriptedAnthropic:
         self._seed = seed
         self._random = random.Random(seed)  # noqa: S311 - pacing, not secrets
         self._clock = clock or SystemClock()
-        self._faults: Counter[str] = Counter()
+        self._struck: Counter[str] = Counter()
         self._runner: web.AppRunner | None = None
         self._url = ""
 
@@ -192,16 +192,13 @@ class ScriptedAnthropic:
                 await response.write(wire.ping())
 
     def _fault(self, asked: Asked, answer: Answer) -> Fault | None:
-        """Return the fault that is due: the scenario's own first, then the turn's, each once per conversation."""
-        if self._faults["*"] < len(self.scenario.faults):
-            self._faults["*"] += 1
-            return self.scenario.faults[self._faults["*"] - 1]
-        conversation_name = asked.session or asked.prompt
-        point = f"{conversation_name}/{answer.place.session}/{answer.place.turn}"
-        if answer.final or self._faults[point] >= len(answer.turn.faults):
-            return None
-        self._faults[point] += 1
-        return answer.turn.faults[self._faults[point] - 1]
+        """Return the fault that is due: the scenario's own first, then the turn's, counted per conversation."""
+        turn = f"{asked.session or asked.prompt}/{answer.place.session}/{answer.place.turn}"
+        for name, faults in (("", self.scenario.faults), (turn, () if answer.final else answer.turn.faults)):
+            if (fault := due(faults, self._struck[name])) is not None:
+                self._struck[name] += 1
+                return fault
+        return None
 
     def _reply(self, asked: Asked, answer: Answer) -> wire.Reply:
         salt = uuid.uuid5(NAMES, f"{self._seed}/{asked.session or asked.prompt}").hex[:8]

@@ -1,9 +1,11 @@
-"""A sandbox that isolates nothing: for tests of agents and checks where no real back end is at hand. Never for agents one does not trust."""
+"""A sandbox that isolates nothing: for tests of agents and checks where no real back end is at hand. Never for agents one does not trust.
+Linux only: it finds what a command left running by a variable in /proc."""
 
 import asyncio
 import contextlib
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from claudecluster.model.place import Command, Exit, Line, Stream
 from claudecluster.ports.sandbox import Process
 
 PIECE = 64 * 1024
+MARK = "CLAUDECLUSTER_OPEN_PLACE"
 
 
 class OpenPlace:
@@ -64,7 +67,8 @@ class OpenPlace:
 
     @asynccontextmanager
     async def _start(self, command: Command) -> AsyncIterator[Process]:
-        env = {**self._env, **command.env}
+        mark = f"{MARK}={uuid.uuid4().hex}"
+        env = {**self._env, **command.env, **dict([mark.split("=")])}
         cwd = self._work / command.cwd
         stdin = asyncio.subprocess.PIPE if command.stdin else asyncio.subprocess.DEVNULL
         pipe = asyncio.subprocess.PIPE
@@ -75,7 +79,7 @@ class OpenPlace:
         except FileNotFoundError:
             argv = ("/bin/sh", "-c", 'echo "$0: not found" >&2; exit 127', command.argv[0])
             child = await asyncio.create_subprocess_exec(*argv, env=env, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True)
-        process = _Child(child, command.timeout)
+        process = _Child(child, command.timeout, mark)
         try:
             yield process
         finally:
@@ -83,8 +87,9 @@ class OpenPlace:
 
 
 class _Child:
-    def __init__(self, child: asyncio.subprocess.Process, timeout: float | None) -> None:
+    def __init__(self, child: asyncio.subprocess.Process, timeout: float | None, mark: str) -> None:
         self._child = child
+        self._mark = mark.encode()
         self._timed_out = False
         self._timer = asyncio.get_running_loop().call_later(timeout, self._expire) if timeout is not None else None
 
@@ -149,5 +154,22 @@ class _Child:
         self._signal()
 
     def _signal(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
+        """Kill everything that carries the mark: what it started may have left its process group."""
+        while True:
+            found = [pid for pid in _pids() if self._mark in _environ(pid)]
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            if not found:
+                return
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 - names are all it needs
+
+
+def _environ(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []

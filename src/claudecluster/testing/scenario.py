@@ -29,12 +29,14 @@ A fault is one of
     {sse_error: overloaded_error, at: POINT}    an error event inside a started stream
     {hang: 30, at: POINT, pings: true}          silence (or pings) for so many seconds, then on as usual
     {garbage: html|json|empty}                  a 200 whose body is no answer
+each with `times: 3` to strike three requests instead of one.
 POINT is before (no byte sent), start (after message_start), mid-text, after-text, mid-tool or after-tool. A point that the turn
 does not have (no text, no tool) is taken as the nearest later one; the last is the end of all blocks, before message_delta.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +77,7 @@ class Tokens(_Strict):
 
 
 class Fault(_Strict):
-    """One thing that goes wrong, once. Exactly one kind is named."""
+    """One thing that goes wrong, `times` times. Exactly one kind is named."""
 
     status: int | None = Field(default=None, ge=400, le=599)
     headers: dict[str, str] = Field(default_factory=dict)
@@ -87,6 +89,7 @@ class Fault(_Strict):
     hang: float | None = Field(default=None, ge=0)
     pings: bool = False
     at: Point = "start"
+    times: int = Field(default=1, ge=1)
     garbage: Literal["html", "json", "empty"] | None = None
 
     @model_validator(mode="after")
@@ -100,6 +103,15 @@ class Fault(_Strict):
     def point(self) -> Point:
         """Where in the stream it strikes."""
         return self.cut or self.at
+
+
+def due(faults: Sequence[Fault], struck: int) -> Fault | None:
+    """Return the fault that strikes after `struck` earlier ones; None once all have."""
+    for fault in faults:
+        if struck < fault.times:
+            return fault
+        struck -= fault.times
+    return None
 
 
 class Turn(_Strict):
