@@ -18,6 +18,9 @@ SHELL = ("sh", "-c", 'if command -v bash >/dev/null 2>&1; then exec bash -c "$0"
 class CommandAgent:
     """Runs `task.run` by bash where the sandbox has it, else by sh."""
 
+    continues = False  # a command is not known to bear its own leftovers
+    needs_model = False
+
     @property
     def name(self) -> str:
         """The name it is chosen by."""

@@ -26,11 +26,15 @@ class Category(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A shell command that must exit 0 on the tree that lands. `timeout` in seconds."""
+    """A shell command that must exit 0 on the tree that lands. `timeout` in seconds.
+
+    With `check`, the named plug-in check looks at the attempt instead, before any command runs.
+    """
 
     name: str
-    run: str
+    run: str = ""
     timeout: float = 600.0
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)

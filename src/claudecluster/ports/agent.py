@@ -37,7 +37,11 @@ Hear = Callable[[Heard], None]
 
 
 class Agent(Protocol):
-    """Does a brief in a sandbox and reports. Its report is a claim; checks and gates decide."""
+    """Does a brief in a sandbox and reports. Its report is a claim; checks and gates decide.
+
+    Two optional attributes, both True unless set: `continues` (a retry goes on in the same workspace and session; else it
+    starts again on a fresh tree) and `needs_model` (it wants a door to the gateway).
+    """
 
     @property
     def name(self) -> str:

@@ -84,7 +84,7 @@ class Roster(Protocol):
         ...
 
     async def bury(self, worker: str) -> None:
-        """Declare a worker dead: its next beat answers False. For ever."""
+        """Declare a worker dead: its next beat answers False, its leases are free. For ever."""
         ...
 
     async def forget(self, worker: str) -> None:

@@ -77,6 +77,10 @@ class Hub(Protocol):
         """Compare-and-swap a hub ref; empty `old` means it must not exist. Raises Conflict. Already at `new` is fine."""
         ...
 
+    async def contains(self, ref: str, commit: str) -> bool:
+        """Tell whether `commit` is in the history of a hub ref."""
+        ...
+
     async def tree(self, commit: str) -> str:
         """Return a commit's tree id. Raises NotFound."""
         ...

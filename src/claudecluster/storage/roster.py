@@ -42,11 +42,16 @@ class SqlRoster:
         return await self._db.read(lambda connection: [worker_of(row) for row in connection.execute(statement)])
 
     async def bury(self, worker: str) -> None:
-        """Declare a worker dead: its next beat answers False. For ever, also for one never heard of."""
+        """Declare a worker dead: its next beat answers False, its leases are free. For ever, also for one never heard of."""
         nobody = WorkerRecord(id=worker, run="", host="", pid=0, born="", seen=0.0, dead=True)
         statement = self._db.insert(workers).values(row_of(nobody) | {"forgotten": True})
         statement = statement.on_conflict_do_update(index_elements=["id"], set_={"dead": True})
-        await self._db.write(lambda connection: connection.execute(statement).rowcount)
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(statement)
+            connection.execute(leases.delete().where(leases.c.owner == worker))
+
+        await self._db.write(work)
 
     async def forget(self, worker: str) -> None:
         """Take a dead worker off the record; should it ever come back, it is still dead. Living and unknown ones are left alone."""

@@ -1,0 +1,1 @@
+"""What workflows do to the world, step by step. Each may run twice after a crash."""
