@@ -6,7 +6,7 @@ Used by `connect.py` alone.
 import errno
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from claudecluster.model.errors import ClusterError, Unavailable
 
@@ -29,6 +29,8 @@ def no_table(error: DBAPIError) -> bool:
 
 def translated(error: SQLAlchemyError, where: str) -> ClusterError:
     """Return what a caller can act on. `where` names the database without its password."""
+    if isinstance(error, StatementError) and isinstance(error.orig, ClusterError):
+        return error.orig  # a value of ours that cannot be a column's
     if not isinstance(error, DBAPIError):
         return Unavailable(f"the store at {where} cannot be used: {_line(error)}")
     if isinstance(error.orig, sqlite3.Error):

@@ -4,6 +4,7 @@ Used by `tables.py` alone. Nothing an agent prints may break a write, so NUL and
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -43,6 +44,8 @@ def _whole(value: object) -> object:
         return {_whole(key): _whole(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_whole(entry) for entry in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _whole(asdict(value))
     return value
 
 

@@ -162,6 +162,7 @@ class SqlStore:
 
     async def write_log(self, run: str, task: str, attempt: int, chunk: bytes) -> None:
         """Append a chunk (many lines) of an agent's output. Chunks of a task are numbered 1, 2, 3 without gaps."""
+        append = self._db.insert(logs).on_conflict_do_nothing()
         packed, data = await self._db.compute(lambda: pack(chunk)) if len(chunk) > 16384 else pack(chunk)
 
         def work(connection: sa.Connection) -> None:
@@ -170,7 +171,7 @@ class SqlStore:
             while not added:  # another writer's chunk may take the number: then it is committed, and the next one is free
                 last: int = connection.execute(LAST_CHUNK, {"run_id": run, "task_id": task}).scalar_one()
                 row = {"run": run, "task": task, "id": last + 1, "attempt": attempt, "packed": packed, "data": data}
-                added = connection.execute(self._db.insert(logs).on_conflict_do_nothing(), row).rowcount
+                added = connection.execute(append, row, execution_options={"preserve_rowcount": True}).rowcount
 
         await self._db.write(work)
 
