@@ -1,0 +1,1 @@
+"""The commands about models: the gateway, limits and cost."""

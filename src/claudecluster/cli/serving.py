@@ -1,0 +1,159 @@
+"""Serve a run to its end, or to the first Ctrl-C, and say how it went. Shared by run, resume, rollback and demo."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from claudecluster.cli import exits, voice
+from claudecluster.cli.loading import load
+from claudecluster.cli.result import Outcome
+from claudecluster.cli.watch.progress import watching
+from claudecluster.kit.clock import Clock, SystemClock
+from claudecluster.model.errors import NotFound
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLOSING_SECONDS = 8.0
+SHOW_CURSOR = "\x1b[?25h"
+Begin = Callable[[Any], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where and how a run is served: checked settings, the sandbox, the network, what is recorded or replayed.
+
+    `prepared` gets the settings and gives those to use, for as long as the run is served.
+    """
+
+    settings: Any
+    sandbox: str = "process"
+    network: str = "none"
+    extras: dict[str, Path] = field(default_factory=dict)
+    prepared: Callable[[Any], AbstractAsyncContextManager[Any]] = nullcontext
+    clock: Clock = field(default_factory=SystemClock)
+
+
+def serve(setting: Setting, begin: Begin, *, as_json: bool) -> int:
+    """Begin a run (submit it, or name it) and serve it; print its result and return the exit code."""
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_served(setting, begin, as_json=as_json))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None  # Ctrl-C before there was a run to keep
+
+
+def told(outcome: Outcome, *, as_json: bool) -> int:
+    """Print a run's result and return its exit code."""
+    if as_json:
+        voice.as_json(outcome.as_json())
+    else:
+        voice.data(outcome.as_text())
+    for hint in outcome.hints():
+        voice.hint(hint)
+    return outcome.exit_code()
+
+
+def submit(setting: Setting, begin: Begin) -> str:
+    """Begin a run without serving it; return its id."""
+
+    async def begun() -> str:
+        async with _cluster(setting) as (cluster, _):
+            return await begin(cluster)
+
+    with asyncio.Runner() as runner:
+        return runner.run(begun())
+
+
+async def look(settings: Any, run: str, clock: Clock) -> Outcome:
+    """Return a run as the store has it now; the newest one where `run` is empty."""
+    async with load("claudecluster.assembly.build").reading(settings) as store:
+        record = await store.run(run) if run else next(iter(await store.runs(limit=1)), None)
+        if record is None:
+            raise NotFound("no runs yet", hint="start one with `claudecluster run`")
+        return Outcome(record, await store.tasks(record.id), clock.now())
+
+
+@asynccontextmanager
+async def _cluster(setting: Setting) -> AsyncIterator[tuple[Any, Any]]:
+    build = load("claudecluster.assembly.build")
+    async with (
+        setting.prepared(setting.settings) as settings,
+        build.cluster(settings, sandbox=setting.sandbox, network=setting.network, **setting.extras) as cluster,
+    ):
+        yield cluster, settings
+
+
+async def _served(setting: Setting, begin: Begin, *, as_json: bool) -> int:
+    with _interrupts() as stop:
+        async with _cluster(setting) as (cluster, settings):
+            run = await begin(cluster)
+            async with load("claudecluster.assembly.build").reading(settings) as store, watching(store, run, setting.clock):
+                await _until_stopped(cluster.serve(run), stop)
+            if not stop.asked:
+                return told(await look(settings, run, setting.clock), as_json=as_json)
+            code = told(await look(settings, run, setting.clock), as_json=as_json)
+            _leave_soon()
+            return exits.INTERRUPTED if code == exits.LANDED else code
+
+
+def _leave_soon() -> None:
+    """End the process in a few seconds even if something still hangs: the state is kept, agents die with their worker."""
+    timer = threading.Timer(CLOSING_SECONDS, os._exit, [exits.INTERRUPTED])
+    timer.daemon = True
+    timer.start()
+
+
+class Interruption:
+    """The user's wish to stop: the first one ends the work gently, the second one ends the process."""
+
+    def __init__(self, work: "asyncio.Task[Any] | None") -> None:
+        self.asked = False
+        self.work = work
+
+    def ask(self) -> None:
+        """Take a Ctrl-C, or what stands for one."""
+        if self.asked:
+            if sys.stderr.isatty():
+                sys.stderr.write(SHOW_CURSOR)
+                sys.stderr.flush()
+            os._exit(exits.INTERRUPTED)  # the second time the user means it; agents die with their worker
+        self.asked = True
+        voice.say("stopping agents; their work is kept (Ctrl-C again quits at once)")
+        if self.work is not None:
+            self.work.cancel()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Interruption]:
+    loop, stop = asyncio.get_running_loop(), Interruption(asyncio.current_task())
+    for number in STOPPING:
+        loop.add_signal_handler(number, stop.ask)
+    try:
+        yield stop
+    finally:
+        for number in STOPPING:
+            loop.remove_signal_handler(number)
+
+
+async def _until_stopped(work: Coroutine[Any, Any, Any], stop: Interruption) -> None:
+    before, stop.work = stop.work, asyncio.create_task(work)
+    try:
+        await stop.work
+    except asyncio.CancelledError:
+        if not stop.asked or not stop.work.done():
+            raise
+    finally:
+        stop.work = before if before is not None and not stop.asked else None
+
+
+def look_now(settings: Any, run: str = "") -> Outcome:
+    """Return a run (the newest one unless named) as the store has it now."""
+    with asyncio.Runner() as runner:
+        return runner.run(look(settings, run, SystemClock()))

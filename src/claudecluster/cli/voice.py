@@ -1,0 +1,54 @@
+"""How the command line speaks: data on stdout, talk on stderr, readable without colour. Called by every command."""
+
+import json
+import sys
+from typing import Any
+
+
+def data(text: str) -> None:
+    """Write what was asked for to stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def as_json(value: Any) -> None:
+    """Write one JSON object to stdout."""
+    data(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def say(text: str) -> None:
+    """Talk to the person at the terminal."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def hint(text: str) -> None:
+    """Say what to do next."""
+    if text:
+        say(f"hint: {one_line(text)}")
+
+
+def warn(text: str) -> None:
+    """Say what may surprise."""
+    say(f"warning: {one_line(text)}")
+
+
+def error(what: str, next_step: str = "") -> None:
+    """Say what went wrong and why in one line, and what to do next in another."""
+    say(f"error: {one_line(what)}")
+    hint(next_step)
+
+
+def one_line(text: str) -> str:
+    """Return the text on one line, without control characters a terminal would obey."""
+    return " ".join(clean(text).split())
+
+
+def clean(text: str) -> str:
+    """Return the text without control characters other than tab and newline: agents' output must not steer a terminal."""
+    return "".join(character for character in text if character.isprintable() or character in "\t\n")
+
+
+def interactive() -> bool:
+    """Whether a person sits at both ends."""
+    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -1,0 +1,1 @@
+"""A run as it goes: facts as sentences, a live table, plain lines."""
