@@ -26,6 +26,7 @@ run: setup ## set up, then play the main job on the example repository (ARGS="--
 	fi
 
 test: setup ## set up, then pass the tests
+	@tools/setup.sh --servers
 	@$(BIN)/pytest -n 2 --dist loadgroup $(TESTS)
 
 check: setup ## lint, formatting, types, floors, sizes

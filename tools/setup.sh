@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv/ from requirements.lock and installs this checkout into it; installs the system programs where it may.
 # Called by `make setup`. Uses uv if it is there (seconds), else venv and pip. It never touches anything outside .venv/
-# but system packages, and those only as root on Debian and its relatives.
+# but system packages, and those only as root on Debian and its relatives. With `--servers` also the servers that tests want.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +29,9 @@ for program in "${!package[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package[$program]}")
 done
 "$python" -c 'import ensurepip, venv' 2>/dev/null || command -v uv >/dev/null || missing+=("$(basename "$python")-venv")
+if [ "${1:-}" = --servers ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then
+  missing+=(postgresql)
+fi
 if [ "${#missing[@]}" -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing ${missing[*]} ..."
@@ -42,6 +45,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
     say "hint: install them with your package manager, such as: sudo apt-get install ${missing[*]}"
   fi
 fi
+
+[ "${1:-}" = --servers ] && [ -e .venv/.ready ] && exit 0
 
 # -- the virtual environment -----------------------------------------------------------------------------------------
 if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c '' 2>/dev/null; then
