@@ -148,7 +148,7 @@ def table_from(rows: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
         unknown = set(row) - {"model", "category", "complexity", "language", "wanted"}
         levels = _names(row.get("complexity"))
         if unknown or not isinstance(row.get("model"), str) or set(levels) - set(LEVELS):
-            what = f"unknown key {sorted(unknown)[0]!r}" if unknown else "`model` must be a name, `complexity` one of low, medium, high"
+            what = f"unknown key {min(unknown)!r}" if unknown else "`model` must be a name, `complexity` one of low, medium, high"
             raise Refused(f"model table, row {number}: {what}", hint="keys are model, category, complexity, language, wanted")
         table.append(Row(row["model"], _names(row.get("category")), levels, _names(row.get("language")), str(row.get("wanted") or "")))
     return tuple(table)
