@@ -1,5 +1,7 @@
-"""A sandbox that isolates nothing: for tests of agents and checks where no real back end is at hand. Never for agents one does not trust.
-Linux only: it finds what a command left running by a variable in /proc."""
+"""A sandbox that isolates nothing: for tests of agents and checks where no real back end is at hand.
+
+Never for agents one does not trust. Linux only: it finds what a command left running by a variable in /proc.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,6 @@
-"""What every `Agent` must do. Four lines make a suite of it:
+"""What every `Agent` must do.
+
+Four lines make a suite of it:
 
     class TestMine(AgentContract):
         @pytest.fixture
@@ -102,10 +104,7 @@ class AgentContract:
     async def test_cancelling_it_ends_all_it_started_and_it_can_be_run_again(self, bench: Bench) -> None:
         """As after a crash of ours: the same session, resumed."""
         running = asyncio.ensure_future(_run(bench, bench.brief(Job.HANG)))
-        end = time.monotonic() + PATIENCE
-        while not await bench.beat() and time.monotonic() < end:
-            await asyncio.sleep(0.02)
-        assert await bench.beat(), "the HANG job never started its process"
+        await _lively(bench)
         running.cancel()
         await asyncio.wait({running})
         await _still(bench)
@@ -132,6 +131,14 @@ async def _raises(expected: type[Exception], bench: Bench) -> None:
     except expected:
         return
     raise AssertionError(f"{expected.__name__} was expected, not {report}")
+
+
+async def _lively(bench: Bench) -> None:
+    """Wait until the HANG job's process is heard."""
+    end = time.monotonic() + PATIENCE
+    while not await bench.beat():
+        assert time.monotonic() < end, "the HANG job never started its process"
+        await asyncio.sleep(0.02)
 
 
 async def _still(bench: Bench) -> None:
