@@ -118,8 +118,8 @@ class Loaded:
     origins: Mapping[str, Origin]
 
 
-def load(repo: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Read the environment (the process's own unless given) and the configuration files.
+def load(repo: Path | None = None, environ: Mapping[str, str] | None = None, config: Path | None = None) -> Loaded:
+    """Read the environment (the process's own unless given) and the configuration files; `config` is one more, stronger than the others.
 
     Raises Refused, naming the variable or the file, for unknown keys and values that do not fit.
     """
@@ -128,7 +128,7 @@ def load(repo: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     origins: dict[str, Origin] = {}
     values: dict[str, Any] = {}
     home = Path(given["home"]).expanduser() if "home" in given else platformdirs.user_data_path("claudecluster")
-    for file, allowed in _files(repo, home):
+    for file, allowed in _files(repo, home, config):
         found = _read(file, allowed)
         values |= found
         origins |= {name: Origin("file", str(file)) for name in found}
@@ -168,9 +168,13 @@ def shown(loaded: Loaded) -> list[dict[str, object]]:
     return rows
 
 
-def _files(repo: Path | None, home: Path) -> list[tuple[Path, frozenset[str]]]:
+def _files(repo: Path | None, home: Path, config: Path | None) -> list[tuple[Path, frozenset[str]]]:
     everything = frozenset(Settings.model_fields) - {"home", "path"}
     own = [(config_file(home), everything)]
+    if config is not None:
+        if not config.is_file():
+            raise Refused(f"there is no configuration file {config}", hint="check the path given with --config")
+        own.append((config, everything))
     return own if repo is None else [(repo / REPOSITORY_FILE, FROM_REPOSITORY), *own]
 
 
@@ -213,3 +217,8 @@ def _refused(error: ValidationError, origins: Mapping[str, Origin]) -> Refused:
     if first["type"] == "string_pattern_mismatch":
         message = "must be an address such as http://127.0.0.1:11434"
     return Refused(f"{what} is not valid: {message}", hint=f"{what} is {about}; correct or unset it")
+
+
+def environment() -> Mapping[str, str]:
+    """Return this process's environment, for what must see it whole: git on the user's own repository."""
+    return dict(os.environ)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 
 from claudecluster.engine import durable
-from claudecluster.engine.flows import CANCEL, INBOX, WAKE, Flows, control, lane, pool, run_workflow, task_workflow
+from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, WAKE, Flows, control, lane, pool, run_workflow, task_workflow
 from claudecluster.engine.parts import Parts
 from claudecluster.engine.rollback import rollback_order
 from claudecluster.engine.steps.attempt import Attempts
@@ -102,6 +102,7 @@ class Cluster:
         """Tell tasks that wait for a person to go on: serving the run again is the answer."""
         if record.state is not RunState.WAITING:
             return
+        await durable.send(run_workflow(record.id), "continue", GO_ON)
         for task in await self._parts.store.tasks(record.id):
             if task.state is TaskState.WAITING:
                 await durable.send(task_workflow(record.id, task.id), "continue", INBOX)
@@ -118,8 +119,7 @@ class Cluster:
                 case TaskState.WAITING:
                     await durable.send(task_workflow(run, task.id), CANCEL, INBOX)
                 case _:
-                    for child in list(self._flows.live[task.id]):
-                        await durable.cancel(child)
+                    await self._flows.cancel(task.id)
 
     async def _interrupted(self, run: str) -> None:
         with contextlib.suppress(Exception):

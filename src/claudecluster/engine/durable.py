@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import sqlalchemy as sa
@@ -84,6 +85,7 @@ class Durable:
         if not self._stopped:
             self._stopped = True
             await asyncio.to_thread(DBOS.destroy, destroy_registry=True, workflow_completion_timeout_sec=0)
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))  # DBOS took the loop's and shut it down
 
 
 def database(url: str) -> sa.Engine:
@@ -112,7 +114,7 @@ async def step(name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args
     return await DBOS.run_step_async({"name": name, "preemptible": preemptible}, action, *args)
 
 
-async def result(handle: Any, poll: float = 0.2) -> Any:
+async def result(handle: Any, poll: float = 0.02) -> Any:
     """Wait for a child's result; None if it was cancelled."""
     try:
         return await handle.get_result(polling_interval_sec=poll)

@@ -5,8 +5,9 @@ touches the world is a step. Parents wait on the unbounded control queue; only a
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
@@ -23,9 +24,11 @@ from claudecluster.supervisor.judgement import Conflicted, Red
 TROUBLES = 5  # infrastructure failures in a row, none of them with a known delay, before a task is given up
 PATIENCE = 14 * 86400.0  # seconds a task waits for a person
 WAKE = "wake"
+GO_ON = "go-on"
 INBOX = "inbox"
 CANCEL = "cancel"
 LONGEST_WAIT = 6 * 3600.0
+DEAF = 60.0  # seconds after which a parent asks the database about a child that another process may have taken
 
 
 def control(run: str) -> str:
@@ -78,6 +81,7 @@ class Flows:
         self._progress = progress
         self.closing = asyncio.Event()
         self.live: dict[str, set[str]] = defaultdict(set)
+        self.bells: dict[str, asyncio.Event] = {}
 
     def named(self) -> dict[str, durable.Flow]:
         """Return the workflows under the names that the database knows them by. Plain functions: methods cannot be registered."""
@@ -88,11 +92,13 @@ class Flows:
         async def task_flow(run: str, task: str, priority: int) -> None:
             await self.task(run, task, priority)
 
-        async def attempt_flow(errand: Data) -> Data:
-            return await self.attempt(errand)
+        async def attempt_flow(name: str, errand: Data) -> Data:
+            with self._ringing(name):
+                return await self.attempt(errand)
 
-        async def landing_flow(run: str, task: str, base: str, verdict: Data) -> Data:
-            return await self.landing(run, task, base, verdict)
+        async def landing_flow(name: str, run: str, task: str, base: str, verdict: Data) -> Data:
+            with self._ringing(name):
+                return await self.landing(run, task, base, verdict)
 
         self._flows: dict[str, durable.Flow] = {"run": run_flow, "task": task_flow, "attempt": attempt_flow, "landing": landing_flow}
         return {f"claudecluster.{name}": flow for name, flow in self._flows.items()}
@@ -113,7 +119,8 @@ class Flows:
             if turn["over"]:
                 break
             await durable.receive(WAKE, 3600.0)
-        await self._step("finish", self._progress.finish, run, problem)
+        while not await self._step("finish", self._progress.finish, run, problem):
+            await durable.receive(GO_ON, PATIENCE)
 
     async def task(self, run: str, task: str, priority: int) -> None:
         """Go from attempt to attempt until the task is over."""
@@ -220,11 +227,31 @@ class Flows:
         name = f"{task_workflow(course.errand.run, course.errand.task)}:{course.tries}:{kind}"
         self.live[course.errand.task].add(name)
         try:
-            handle = await durable.enqueue(queue, name, self._flows[kind], *args, priority=course.priority)
+            bell = self.bells.setdefault(name, asyncio.Event())
+            handle = await durable.enqueue(queue, name, self._flows[kind], name, *args, priority=course.priority)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(bell.wait(), DEAF)
             found = await durable.result(handle)
         finally:
             self.live[course.errand.task].discard(name)
+            self.bells.pop(name, None)
         return dict(found) if found is not None else None
+
+    @contextlib.contextmanager
+    def _ringing(self, name: str) -> Iterator[None]:
+        """Tell the waiting parent at once that a child has ended: asking the database over and over costs more than the work."""
+        try:
+            yield
+        finally:
+            if name in self.bells:
+                self.bells[name].set()
+
+    async def cancel(self, task: str) -> None:
+        """Cancel what runs for a task."""
+        for child in list(self.live[task]):
+            await durable.cancel(child)
+            if child in self.bells:
+                self.bells[child].set()
 
     async def _step(self, name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object, preemptible: bool = False) -> Any:
         async def fenced(*given: object) -> Any:

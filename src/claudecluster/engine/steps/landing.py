@@ -82,7 +82,7 @@ class Landings:
                 commit=intent.commit,
                 gates=intent.gates,
                 agent=task.agent,
-                model=record.model or task.model,
+                models=tuple(filter(None, (record.model or task.model,))),
                 usage=record.usage,
                 attempts=record.attempts,
                 at=now,

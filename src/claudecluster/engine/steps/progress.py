@@ -147,32 +147,40 @@ class Progress:
         await scene.hub.discard(workspace_name(run, task))
         await scene.hub.discard_home(workspace_name(run, task))
 
-    async def finish(self, run: str, problem: str) -> None:
-        """Publish what landed and end the run."""
+    async def finish(self, run: str, problem: str) -> bool:
+        """Publish what landed and end the run. False: the branch is in the way, and a person has to decide."""
         parts = self._parts
         if problem:
-            await self._end(run, {task.id: problem for task in await parts.store.tasks(run) if not task.state.over}, TaskState.FAILED)
-            await parts.store.change(
-                *[Change(run, "task.note", task.id, set={"infrastructure": True}) for task in await parts.store.tasks(run)]
-            )
+            await self._give_up(run, problem)
         else:
-            problem = await self._publish(await self._scenes.of(run))
+            try:
+                await self._publish(await self._scenes.of(run))
+            except Conflict as error:
+                why = f"{error.message}; {error.hint}" if error.hint else error.message
+                await parts.store.change(Change(run, "run.waiting", set={"state": RunState.WAITING, "error": why}, data={"why": why}))
+                return False
+            except ClusterError as error:
+                problem = f"{error.message}; {error.hint}" if error.hint else error.message
         tasks = await parts.store.tasks(run)
         record = await parts.store.run(run)
         done = all(task.state is TaskState.DONE for task in tasks)
         state = RunState.CANCELLED if record.cancel and not done else RunState.DONE if done and not problem else RunState.FAILED
         fields = {"state": state, "ended": parts.clock.now(), "error": problem}
         await parts.store.change(Change(run, f"run.{state.value}", set=fields, data={"error": problem}, key="over"))
+        return True
 
-    async def _publish(self, scene: Scene) -> str:
+    async def _give_up(self, run: str, problem: str) -> None:
+        """End every task: the run could not even be prepared."""
+        now = self._parts.clock.now()
+        fields = {"state": TaskState.FAILED, "error": problem, "ended": now, "infrastructure": True}
+        left = [task.id for task in await self._parts.store.tasks(run) if not task.state.over]
+        changes = [Change(run, "task.failed", task, set=fields, key=f"{task}/over", unless_over=True) for task in left]
+        if changes:
+            await self._parts.store.change(*changes)
+
+    async def _publish(self, scene: Scene) -> None:
         head = await scene.hub.head(scene.head)
         if head == scene.record.base:
-            return ""
-        try:
-            await scene.hub.publish(scene.head, scene.record.branch)
-        except ClusterError as error:
-            kind = "run.unpublished" if isinstance(error, Conflict) else "run.publish-failed"
-            await self._parts.store.change(Change(scene.run, kind, data={"why": error.message}, key=kind))
-            return f"the result could not be pushed to branch {scene.record.branch!r}: {error.message}"
+            return
+        await scene.hub.publish(scene.head, scene.record.branch)
         await self._parts.store.change(Change(scene.run, "run.published", set={"published": head, "head": head}, key=f"published/{head}"))
-        return ""

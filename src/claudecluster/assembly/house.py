@@ -1,0 +1,106 @@
+"""Wires the rooms together: the only module that names concrete classes. Loaded by `build.py` when work is to be done."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+from claudecluster.agents.claude_code import ClaudeCode
+from claudecluster.agents.command import CommandAgent
+from claudecluster.assembly import plugins
+from claudecluster.assembly.settings import Settings, environment
+from claudecluster.engine.cluster import Cluster
+from claudecluster.engine.parts import Parts
+from claudecluster.gateway.gateway import GatewayConfig, LocalGateway
+from claudecluster.gateway.upstream.anthropic import AnthropicConfig
+from claudecluster.gateway.upstream.keys import fixed
+from claudecluster.kit.clock import Clock, SystemClock
+from claudecluster.ports.agent import Agent
+from claudecluster.ports.check import Check
+from claudecluster.ports.sandbox import SandboxProvider
+from claudecluster.sandboxes.none import NoSandboxes
+from claudecluster.sandboxes.process import ProcessSandboxes
+from claudecluster.storage.store import SqlStore
+from claudecluster.workspaces import signing
+from claudecluster.workspaces.receipts import Notary
+from claudecluster.workspaces.repositories import GitRepositories
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, store: SqlStore, *, sandbox: str, record: Path | None = None, replay: Path | None = None
+) -> AsyncIterator[Cluster]:
+    """Yield a Cluster on an open store. Raises Refused for an unknown sandbox, Unavailable."""
+    del record, replay
+    clock = SystemClock()
+    claude = ClaudeCode(clock=clock)
+    provider = sandboxes(settings, sandbox, (claude.cli.parent,), clock)
+    gateway = LocalGateway(gateway_config(settings, clock), store.meter)
+    own: dict[str, Agent] = {"claude-code": claude, "command": CommandAgent()}
+    parts = Parts(
+        store=store,
+        roster=store.roster,
+        repositories=repositories(settings, provider, clock),
+        sandboxes=provider,
+        agent=lambda name: own[name] if name in own and plugins.ours("agents", name) else _agent(name),
+        check=_check,
+        gateway=gateway,
+        notary=Notary(signing.load(settings.home / "keys")),
+        clock=clock,
+        engine_url=engine_url(settings),
+        version=version("claudecluster"),
+    )
+    cluster = Cluster(parts)
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+        await gateway.aclose()
+        close = getattr(provider, "close", None)
+        if close is not None:
+            close()
+
+
+def sandboxes(settings: Settings, kind: str, readonly: tuple[Path, ...], clock: Clock) -> SandboxProvider:
+    """Return the sandbox provider of that name. Raises Refused for an unknown one."""
+    state = settings.home / "sandboxes"
+    if not plugins.ours("sandboxes", kind):
+        return cast("SandboxProvider", plugins.make("sandboxes", kind, {}))
+    if kind == "none":
+        return NoSandboxes(state, settings.path, clock=clock)
+    return ProcessSandboxes(state, settings.path, readonly=readonly, clock=clock)
+
+
+def repositories(settings: Settings, provider: SandboxProvider, clock: Clock) -> GitRepositories:
+    """Return the hubs below the state folder."""
+    owner = getattr(provider, "owner", None)
+    return GitRepositories(settings.home, provider, signing.load(settings.home / "keys"), env=environment(), owner=owner, clock=clock)
+
+
+def gateway_config(settings: Settings, clock: Clock) -> GatewayConfig:
+    """Return the gateway's configuration."""
+    key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else ""
+    return GatewayConfig(
+        sockets=settings.home / "sockets",
+        anthropic=AnthropicConfig(base_url=settings.anthropic_base_url, key=fixed(key)),
+        clock=clock,
+    )
+
+
+def engine_url(settings: Settings) -> str:
+    """Return where the durable engine keeps its tables: a file of its own beside the store, or the same PostgreSQL database."""
+    if settings.database.startswith("sqlite"):
+        return f"sqlite:///{settings.home / 'engine.db'}"
+    return settings.database
+
+
+@cache
+def _agent(name: str) -> Agent:
+    return cast("Agent", plugins.make("agents", name, {}))
+
+
+@cache
+def _check(name: str) -> Check:
+    return cast("Check", plugins.make("checks", name, {}))
