@@ -1,0 +1,161 @@
+"""Git objects as bytes: write a commit, read a loose one, take over what a sandbox made after checking every byte.
+
+Called by the history and the harvest. It starts no process. Formats: gitformat-pack(5), `git help hash-object`.
+"""
+
+import hashlib
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from claudecluster.model.errors import Refused, Unavailable
+from claudecluster.workspaces.disk import Shelf
+
+HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+MODES = frozenset({b"40000", b"100644", b"100755", b"120000", b"160000"})
+PIECE = 1 << 20
+LARGEST_TREE = 256 << 20
+
+
+def algorithm(oid: str) -> str:
+    """Return the hash function a repository with such ids uses."""
+    return "sha256" if len(oid) == 64 else "sha1"
+
+
+def name(kind: str, body: bytes, like: str) -> str:
+    """Return the id of an object in the same hash as `like`."""
+    return hashlib.new(algorithm(like), f"{kind} {len(body)}\0".encode() + body).hexdigest()
+
+
+def put(shelf: Shelf, kind: str, body: bytes, like: str) -> str:
+    """Write an object into the hub and return its id. One that is there already is left alone."""
+    oid = name(kind, body, like)
+    if not _path(shelf, oid).exists():
+        scratch = shelf.scratch()
+        scratch.write_bytes(zlib.compress(f"{kind} {len(body)}\0".encode() + body, 1))
+        _settle(shelf, scratch, oid)
+    return oid
+
+
+def loose(shelf: Shelf, oid: str) -> tuple[str, bytes] | None:
+    """Return (kind, body) of a loose object in the hub, None if it is not there."""
+    try:
+        raw = zlib.decompress(_path(shelf, oid).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, zlib.error) as error:
+        raise Unavailable(f"cannot read object {oid} of {shelf.hub}: {error}") from error
+    head, _, body = raw.partition(b"\0")
+    return head.split()[0].decode(), body
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit's parts. `signature` is the armored text, `signed` the bytes it is over."""
+
+    tree: str
+    parents: tuple[str, ...]
+    message: str
+    signature: str
+    signed: bytes
+
+
+def parse(raw: bytes) -> Commit:
+    """Read a commit's bytes. A signature is a header `gpgsig` (or `gpgsig-sha256`) whose further lines start with a space."""
+    head, _, message = raw.partition(b"\n\n")
+    kept: list[bytes] = []
+    signature: list[bytes] = []
+    inside = False
+    for line in head.split(b"\n"):
+        inside = line.startswith((b"gpgsig ", b"gpgsig-sha256 ")) or (inside and line.startswith(b" "))
+        (signature if inside else kept).append(line)
+    fields = [line.partition(b" ")[::2] for line in kept]
+    return Commit(
+        tree=next((value.decode() for key, value in fields if key == b"tree"), ""),
+        parents=tuple(value.decode() for key, value in fields if key == b"parent"),
+        message=message.decode(errors="replace"),
+        signature="\n".join(line.partition(b" ")[2].decode(errors="replace") for line in signature),
+        signed=b"\n".join(kept) + b"\n\n" + message,
+    )
+
+
+def sealed(head: bytes, message: bytes, signature: str, like: str) -> bytes:
+    """Return a commit's bytes with the signature among its headers."""
+    header = b"gpgsig-sha256" if algorithm(like) == "sha256" else b"gpgsig"
+    return head + header + b" " + b"\n ".join(signature.strip().encode().split(b"\n")) + b"\n\n" + message
+
+
+def adopt(shelf: Shelf, quarantine: Path) -> None:
+    """Move what a sandbox wrote into the hub: only whole, honest objects, and never over one that is there. Raises Refused."""
+    for folder in _folders(quarantine):
+        for file in os.scandir(folder):
+            oid = folder.name + file.name
+            if not HEX.fullmatch(oid):
+                continue  # left by a git that was killed
+            if not stat.S_ISREG(file.stat(follow_symlinks=False).st_mode):
+                raise Refused(f"object {oid} is not a file")
+            if not _path(shelf, oid).exists():
+                _take(shelf, Path(file.path), oid)
+
+
+def _folders(quarantine: Path) -> Iterator[Path]:
+    for entry in os.scandir(quarantine):
+        if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def _take(shelf: Shelf, source: Path, oid: str) -> None:
+    """Copy one object piece by piece, hashing what it unpacks to. A copy, since whoever wrote the original may still hold it open."""
+    scratch = shelf.scratch()
+    digest = hashlib.new(algorithm(oid))
+    unpack = zlib.decompressobj()
+    head = bytearray()
+    handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        with os.fdopen(handle, "rb") as packed, scratch.open("xb") as copy:
+            while piece := packed.read(PIECE):
+                copy.write(piece)
+                while piece:
+                    plain = unpack.decompress(piece, PIECE)
+                    digest.update(plain)
+                    if len(head) < 8 or (head.startswith(b"tree ") and len(head) < LARGEST_TREE):
+                        head += plain
+                    piece = unpack.unconsumed_tail
+        if digest.hexdigest() != oid or not unpack.eof or unpack.unused_data:
+            raise Refused(f"object {oid} is damaged")
+        if head.startswith(b"tree "):
+            _check_tree(oid, bytes(head))
+        _settle(shelf, scratch, oid)
+    except zlib.error as error:
+        raise Refused(f"object {oid} is damaged") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _check_tree(oid: str, raw: bytes) -> None:
+    """Refuse entries that would lead a checkout out of its folder or into a `.git`."""
+    size = len(oid) // 2
+    place = raw.index(b"\0") + 1
+    while place < len(raw):
+        end = raw.index(b"\0", place)
+        mode, _, entry = raw[place:end].partition(b" ")
+        if mode not in MODES or entry.lower() in {b"", b".", b"..", b".git"} or b"/" in entry:
+            raise Refused(f"tree {oid} has a forbidden entry {entry!r}")
+        place = end + 1 + size
+
+
+def _path(shelf: Shelf, oid: str) -> Path:
+    return shelf.objects[1] / oid[:2] / oid[2:]
+
+
+def _settle(shelf: Shelf, scratch: Path, oid: str) -> None:
+    scratch.chmod(0o444)
+    target = _path(shelf, oid)
+    if not target.parent.is_dir():
+        target.parent.mkdir(exist_ok=True)
+        target.parent.chmod(0o755)
+    scratch.rename(target)

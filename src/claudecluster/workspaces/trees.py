@@ -1,0 +1,264 @@
+"""Makes and removes workspaces: an overlay on a frozen base, or a plain folder where overlays are not to be had.
+
+Called by the hub. The record beside a workspace's folders is what we believe of it; its own `.git` belongs to the agent
+and is never read again.
+"""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from claudecluster.model.errors import NotFound, Refused, Unavailable
+from claudecluster.model.place import Bind, Layer
+from claudecluster.model.tree import Wanted, Workspace
+from claudecluster.workspaces import disk
+from claudecluster.workspaces.disk import Shelf
+from claudecluster.workspaces.frozen import BRANCH, OBJECTS, Frozen, Used
+from claudecluster.workspaces.git import Git, failed
+from claudecluster.workspaces.history import History
+
+HOME = "/home/agent"  # the agent's home as an isolated sandbox shows it
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+WHITEOUT = stat.S_IFCHR  # overlayfs: a character device 0/0 says that the path is gone; every user may make one since Linux 5.8
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A workspace and what a harvest must know of it. `at` is the tree or commit it began with, `shares` maps names to their upper folders."""
+
+    workspace: Workspace
+    at: str
+    layer: str = ""
+    shares: Mapping[str, str] | None = None
+
+    def dump(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self), default=str)
+
+
+def read(text: str) -> Made:
+    """Return what `dump` wrote."""
+    data: dict[str, Any] = json.loads(text)
+    inner = data.pop("workspace")
+    layers = tuple(
+        Layer(tuple(map(Path, layer["lower"])), Path(layer["upper"]), Path(layer["work"]), layer["at"]) for layer in inner.pop("layers")
+    )
+    binds = tuple(Bind(Path(bind["source"]), bind["at"], bind["writable"]) for bind in inner.pop("binds"))
+    return Made(Workspace(**inner, layers=layers, binds=binds), **data)
+
+
+@dataclass(frozen=True)
+class Trees:
+    """One repository's workspaces. `work` is where an overlay's tree appears; `user` the working copy whose folders may be shared."""
+
+    shelf: Shelf
+    git: Git
+    history: History
+    frozen: Frozen
+    work: str
+    user: Path | None
+
+    def place(self, name: str) -> Path:
+        """Return a workspace's folder. Raises Refused for a name that is no file name."""
+        return self.shelf.folder / "workspaces" / _checked(name)
+
+    def home(self, wanted: Wanted) -> Path:
+        """Return the folder that holds a workspace's home."""
+        return self.shelf.folder / "homes" / _checked(wanted.home) if wanted.home else self.place(wanted.name) / "home"
+
+    def made(self, name: str) -> Made:
+        """Return the record of a workspace. Raises NotFound."""
+        try:
+            return read((self.place(name) / "made.json").read_text())
+        except FileNotFoundError as error:
+            raise NotFound(f"no workspace {name}") from error
+
+    async def make(self, wanted: Wanted) -> Workspace:
+        """Make a workspace, or return the existing one where it is to be kept."""
+        place = self.place(wanted.name)
+        if wanted.keep and (place / "made.json").exists():
+            return self.made(wanted.name).workspace
+        if wanted.layer and not self.frozen.layer(wanted.layer).is_dir():
+            raise NotFound(f"no set-up layer {wanted.layer}")
+        base = await self.frozen.thaw(wanted.base)
+        draft = self.shelf.scratch()
+        try:
+            with disk.room("make a workspace"):
+                made = await (self._overlay(wanted, base, draft) if self.frozen.overlays else self._plain(wanted, draft))
+                (draft / "made.json").write_text(made.dump())
+                self.shelf.bury(place)
+                draft.rename(place)
+        finally:
+            self.shelf.bury(draft)
+        return made.workspace
+
+    async def _overlay(self, wanted: Wanted, base: Path, draft: Path) -> Made:
+        shelf, place, home = self.shelf, self.place(wanted.name), self.home(wanted)
+        disk.folder(draft, None)
+        upper = disk.folder(draft / "upper", shelf.owner)
+        disk.folder(draft / "work", shelf.owner)
+        commit = await self._fill(wanted, base, draft)
+        layer = self.frozen.layer(wanted.layer) if wanted.layer else None
+        lower = (base, layer / "tree") if layer else (base,)
+        layers = [Layer(lower, place / "upper", place / "work", self.work)]
+        for part in ("upper", "work"):
+            disk.folder((home if wanted.home else draft / "home") / part, shelf.owner)
+        binds = [Bind(shelf.objects[0], OBJECTS)]
+        if layer:
+            layers.append(Layer((layer / "home",), home / "upper", home / "work", HOME))
+        else:
+            binds.append(Bind(home / "upper", HOME, writable=True))
+        shares: dict[str, Path] = {}
+        for name, folders in self._shared(wanted, base, upper).items():
+            shares[name] = place / f"share-{len(shares)}" / "upper"
+            for part in ("upper", "work"):
+                disk.folder(draft / f"share-{len(shares) - 1}" / part, shelf.owner)
+            disk.folder(upper / name, shelf.owner)
+            layers.append(Layer(folders, shares[name], shares[name].with_name("work"), f"{self.work}/{name}"))
+        workspace = Workspace(wanted.name, commit, self.work, HOME, tuple(layers), tuple(binds))
+        return Made(workspace, wanted.at or wanted.base, wanted.layer, {name: str(path) for name, path in shares.items()})
+
+    def _shared(self, wanted: Wanted, base: Path, upper: Path) -> dict[str, tuple[Path, ...]]:
+        """Return the untracked folders of the user's copy that are to be seen, each with what set-up made of it on top."""
+        changed = self.frozen.shares(wanted.layer) if wanted.layer else {}
+        found: dict[str, tuple[Path, ...]] = {}
+        for name in dict.fromkeys((*wanted.share, *changed)):
+            plain = os.path.normpath(name)
+            if plain.startswith(("/", "..", ".git")) or plain == ".":
+                raise Refused(f"cannot share {name!r}", hint="name a folder inside the repository")
+            folder = (self.user / plain).resolve() if self.user else None
+            tracked = os.path.lexists(base / plain) or os.path.lexists(upper / plain)
+            if folder and folder.is_dir() and not tracked:
+                found[plain] = (*([changed[plain]] if plain in changed else []), folder)
+        return found
+
+    async def _fill(self, wanted: Wanted, base: Path, draft: Path) -> str:
+        """Put into the upper folder what differs between the base and the wanted tree, and return the commit that HEAD shows."""
+        at = wanted.at or wanted.base
+        if at == wanted.base:
+            return wanted.base
+        upper, index = draft / "upper", draft / "index"
+        commit = at if await self.history.kind(at) == "commit" else wanted.base
+        if (base / ".git/index").exists():
+            shutil.copyfile(base / ".git/index", index)
+        disk.folder(upper / ".git/objects/pack", None)
+        env = {"GIT_WORK_TREE": str(upper), "GIT_INDEX_FILE": str(index)}
+        hub = self.shelf.hub
+        diff, done, _ = await asyncio.gather(
+            self.git.must(hub, "diff-tree", "-r", "-t", "-z", "--raw", "--no-renames", wanted.base, at),
+            self.git.ours(hub, "read-tree", "-m", "-u", wanted.base, at, env=env),
+            self.pack(upper / ".git", at, wanted.base),
+        )
+        if done.code:
+            raise failed("read-tree", done)
+        _whiteouts(upper, diff)
+        if index.exists():
+            shutil.copyfile(index, upper / ".git/index")
+        if commit != wanted.base:
+            disk.folder((upper / ".git" / BRANCH).parent, None)
+            (upper / ".git" / BRANCH).write_text(f"{commit}\n")
+        disk.give(upper, self.shelf.owner)
+        return commit
+
+    async def pack(self, folder: Path, new: str, known: str) -> None:
+        """Put the objects into a repository which `new` has and `known` has not."""
+        stem = folder / "objects/pack/pack"
+        await self.git.must(
+            self.shelf.hub, "pack-objects", "--revs", "--quiet", "--window=0", str(stem), stdin=f"{new}\n^{known}\n".encode()
+        )
+
+    async def _plain(self, wanted: Wanted, draft: Path) -> Made:
+        shelf, place, home = self.shelf, self.place(wanted.name), self.home(wanted)
+        at = wanted.at or wanted.base
+        commit = at if await self.history.kind(at) == "commit" else wanted.base
+        tree = disk.folder(draft / "tree", None)
+        self.frozen.skeleton(tree / ".git", commit)
+        if at != wanted.base:
+            await self.pack(tree / ".git", at, wanted.base)
+        async with shelf.locked("checkout"):
+            await self.frozen.fill(tree, at)
+        if (tree / ".git/index").exists():
+            shutil.copyfile(tree / ".git/index", draft / "index")
+        own = disk.folder((home if wanted.home else draft / "home") / "upper", shelf.owner)
+        if wanted.layer and not any(own.iterdir()):
+            await _copy(self.frozen.layer(wanted.layer) / "home", own)
+        shares = {}
+        for name, folders in self._shared(wanted, tree, tree).items():
+            for folder in reversed(folders):
+                await _copy(folder, disk.folder(tree / name, None))
+            shares[name] = str(place / "tree" / name)
+        if wanted.layer:
+            await _copy(self.frozen.layer(wanted.layer) / "tree", tree, keep=True)
+        disk.give(tree, shelf.owner)
+        work = str(place / "tree")
+        binds = (Bind(place / "tree", work, writable=True), Bind(home / "upper", str(home / "upper"), writable=True))
+        return Made(Workspace(wanted.name, commit, work, str(home / "upper"), (), binds), at, wanted.layer, shares)
+
+    def folders(self, made: Made) -> Used:
+        """Return the folders that hold what was made in a workspace."""
+        space = made.workspace
+        shares = {name: Path(path) for name, path in (made.shares or {}).items()}
+        if not space.layers:
+            return Used(Path(space.work), Path(space.home), {})
+        home = next((layer.upper for layer in space.layers if layer.at == space.home), None)
+        return Used(space.layers[0].upper, home or next(bind.source for bind in space.binds if bind.at == space.home), shares)
+
+    def discard(self, name: str) -> None:
+        """Remove a workspace. An unknown one is fine."""
+        self.shelf.bury(self.place(name))
+
+    def discard_home(self, name: str) -> None:
+        """Remove a shared home. An unknown one is fine."""
+        self.shelf.bury(self.shelf.folder / "homes" / _checked(name))
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of existing workspaces."""
+        return sorted(path.name for path in (self.shelf.folder / "workspaces").iterdir() if path.name.startswith(prefix))
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise Refused(f"{name!r} cannot be the name of a workspace")
+    return name
+
+
+def changes(raw: bytes) -> list[tuple[str, str, bytes]]:
+    """Read `diff-tree -z --raw`: (old mode, new mode, path) each."""
+    parts = raw.split(b"\0")[:-1]
+    if parts and not parts[0].startswith(b":"):
+        parts = parts[1:]  # the id of the commit, if one was compared with its parent
+    heads = [head.decode().lstrip(":").split() for head in parts[::2]]
+    return [(head[0], head[1], path) for head, path in zip(heads, parts[1::2], strict=True)]
+
+
+def _whiteouts(upper: Path, diff: bytes) -> None:
+    """Hide what is gone. A folder comes before what it held, and hides it."""
+    top = os.fsencode(upper) + b"/"
+    gone: set[bytes] = set()
+    for _, new, path in changes(diff):
+        if new != "000000":
+            continue
+        parents = path.split(b"/")[:-1]
+        if any(b"/".join(parents[: depth + 1]) in gone for depth in range(len(parents))):
+            continue
+        gone.add(path)
+        if not os.path.lexists(top + path):
+            os.makedirs(os.path.dirname(top + path), exist_ok=True)  # noqa: PTH103, PTH120 - names may be any bytes
+            os.mknod(top + path, WHITEOUT)
+
+
+async def _copy(source: Path, target: Path, *, keep: bool = False) -> None:
+    """Copy what a folder holds, sharing its blocks where the disk can. With `keep`, files that are there already stay."""
+    flags = ("-a", "--reflink=auto", *(("--no-clobber",) if keep else ()))
+    argv = ("cp", *flags, "--", f"{source}/.", str(target))
+    done = await asyncio.to_thread(subprocess.run, argv, check=False, capture_output=True)
+    if done.returncode:
+        raise Unavailable(f"cannot copy {source}: {done.stderr.decode(errors='replace').strip()[:200]}")

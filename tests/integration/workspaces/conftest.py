@@ -1,0 +1,212 @@
+"""What the tests of hubs and workspaces share: hubs, and the simplest back end that shows an overlay."""
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from claudecluster.model.errors import NotFound, SandboxLost
+from claudecluster.model.place import Command, Exit, SandboxSpec, Stream
+from claudecluster.model.tree import Wanted, Workspace
+from claudecluster.ports.sandbox import Process
+from claudecluster.testing.places import OpenPlace
+from claudecluster.workspaces import signing
+from claudecluster.workspaces.disk import Owner
+from claudecluster.workspaces.repositories import GitRepositories, LocalHub
+
+ROOT = os.geteuid() == 0
+OWNER = (54321, 54321)
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def mounting(spec: SandboxSpec) -> str:
+    """Return a script that builds the sandbox's view: everything is mounted aside first, since the tree may appear over what it is made of."""
+    lines = ["set -e", "mount -t tmpfs none /run", "umask 022"]
+    last = []
+    shown = [(f"lowerdir={':'.join(map(str, layer.lower))},upperdir={layer.upper},workdir={layer.work}", layer.at) for layer in spec.layers]
+    for number, (options, at) in enumerate(shown):
+        lines += [f"mkdir /run/.{number}", f"mount -t overlay -o {shlex.quote(options)} overlay /run/.{number}"]
+        last += [f"mkdir -p {shlex.quote(at)}", f"mount --bind /run/.{number} {shlex.quote(at)}"]
+    for number, bind in enumerate(spec.binds, start=len(shown)):
+        lines += [f"mkdir /run/.{number}", f"mount --bind {shlex.quote(str(bind.source))} /run/.{number}"]
+        last += [f"mkdir -p {shlex.quote(bind.at)}", f"mount --bind /run/.{number} {shlex.quote(bind.at)}"]
+        last += [] if bind.writable else [f"mount -o remount,ro,bind {shlex.quote(bind.at)}"]
+    lines += ["mount -t tmpfs none /tmp", "chmod 1777 /tmp", "mount -t tmpfs none /home", *last, 'cd "$1"', "shift"]
+    return "\n".join(lines)
+
+
+@dataclass
+class Overlaid:
+    """A sandbox made of mounts in a private namespace for each command."""
+
+    spec: SandboxSpec
+    owner: Owner
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def work(self) -> str:
+        return self.spec.work
+
+    @property
+    def socket(self) -> str:
+        return ""
+
+    def start(self, command: Command) -> AbstractAsyncContextManager[Process]:
+        return self._start(command)
+
+    @asynccontextmanager
+    async def _start(self, command: Command) -> AsyncIterator[Process]:
+        drop = f"setpriv --reuid {self.owner[0]} --regid {self.owner[1]} --clear-groups" if self.owner else ""
+        script = f'{mounting(self.spec)}\nexec {drop} "$@"'
+        argv = ("unshare", "-m", "sh", "-c", script, "sh", f"{self.spec.work}/{command.cwd}", *command.argv)
+        place = OpenPlace(Path("/"), env={"PATH": PATH, "HOME": self.spec.home, **self.spec.env})
+        async with place.start(replace(command, argv=argv, cwd=".")) as process:
+            yield process
+
+    async def read(self, path: str) -> bytes:
+        raise NotFound(path)
+
+    async def write(self, path: str, data: bytes) -> None:
+        raise NotFound(path)
+
+
+@dataclass
+class Places:
+    """A provider: overlays in mount namespaces, or plain folders."""
+
+    overlays: bool
+    owner: Owner = None
+    kind: str = "test"
+    made: dict[str, SandboxSpec] = field(default_factory=dict)
+    count: int = 0
+
+    async def check(self) -> None:
+        """Nothing to check."""
+
+    async def create(self, spec: SandboxSpec) -> Overlaid | OpenPlace:
+        self.made[spec.name] = spec
+        self.count += 1
+        if self.overlays:
+            return Overlaid(spec, self.owner)
+        return OpenPlace(Path(spec.work), env={"PATH": PATH, "HOME": spec.home, **spec.env}, name=spec.name)
+
+    async def attach(self, name: str) -> Overlaid | OpenPlace:
+        if name not in self.made:
+            raise SandboxLost(name)
+        return await self.create(self.made[name])
+
+    async def destroy(self, name: str) -> None:
+        self.made.pop(name, None)
+
+    async def names(self, prefix: str) -> list[str]:
+        return [name for name in self.made if name.startswith(prefix)]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command in a workspace ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Lab:
+    """Hubs over one state folder, and a way to act as an agent in a workspace."""
+
+    state: Path
+    provider: Places
+    repositories: GitRepositories
+
+    async def hub(self, repo: Path | str) -> LocalHub:
+        return await self.repositories.open(str(repo))
+
+    async def act(self, workspace: Workspace, script: str) -> Ran:
+        """Run a shell script in a workspace, as an agent would."""
+        spec = SandboxSpec(f"{workspace.name}.agent", workspace.work, workspace.home, workspace.layers, workspace.binds)
+        sandbox = await self.provider.create(spec)
+        out: dict[Stream, list[str]] = {stream: [] for stream in Stream}
+        async with sandbox.start(Command(("sh", "-c", script), timeout=60)) as process:
+            async for line in process.lines():
+                out[line.stream].append(line.data.decode(errors="replace"))
+            ended: Exit = await process.wait()
+        await self.provider.destroy(spec.name)
+        return Ran(ended.code, "\n".join(out[Stream.OUT]), "\n".join(out[Stream.ERR]))
+
+    async def done(self, hub: LocalHub, script: str, name: str = "r.t.1", **wanted: object) -> tuple[Workspace, Ran]:
+        """Make a workspace at HEAD and run a script in it, which must succeed."""
+        base = await hub.resolve("")
+        workspace = await hub.workspace(Wanted(name, base, **wanted))  # type: ignore[arg-type] - names of fields
+        ran = await self.act(workspace, script)
+        assert ran.code == 0, ran.err
+        return workspace, ran
+
+
+KINDS = [
+    pytest.param((True, OWNER), id="overlay-other-user", marks=pytest.mark.root),
+    pytest.param((True, None), id="overlay", marks=pytest.mark.root),
+    pytest.param((False, None), id="plain"),
+]
+
+
+@pytest.fixture(params=KINDS)
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
+    """Return a lab with each kind of workspace in turn."""
+    overlays, owner = request.param
+    if overlays and not ROOT:
+        pytest.skip("mounting an overlay by hand needs root")
+    return build(tmp_path / "claudecluster", Places(overlays, owner))
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Lab:
+    """Return a lab for tests that look at no workspace."""
+    return build(tmp_path / "claudecluster", Places(overlays=False))
+
+
+def build(state: Path, provider: Places) -> Lab:
+    env = {**os.environ, "HOME": str(state.parent)}
+    return Lab(state, provider, GitRepositories(state, provider, signing.load(state), env=env, owner=provider.owner))
+
+
+Git = Callable[..., str]
+
+
+@pytest.fixture
+def git() -> Git:
+    """Run git in a folder and return what it printed."""
+
+    def run(at: Path, *arguments: str, check: bool = True) -> str:
+        done = subprocess.run(["git", *arguments], cwd=at, check=False, capture_output=True, timeout=60)
+        if check:
+            assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout.decode(errors="replace").strip()
+
+    return run
+
+
+@pytest.fixture
+def picture() -> Callable[[Path], str]:
+    """Describe every file of a folder: mode, content, owner; equal pictures mean that nothing was changed."""
+
+    def take(top: Path) -> str:
+        found = {}
+        for folder, names, files in os.walk(top):
+            for name in (*names, *files):
+                path = Path(folder, name)
+                state = path.lstat()
+                content = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
+                found[str(path.relative_to(top))] = (state.st_mode, state.st_uid, content)
+        return json.dumps(found, sort_keys=True)
+
+    return take
