@@ -4,6 +4,7 @@ The gateway calls them through the `Provider` protocol. Both wires are written a
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from claudecluster.gateway.local.answering import Answering, classify
 from claudecluster.gateway.local.asking import Http
 from claudecluster.gateway.local.listing import error, listed
 from claudecluster.gateway.local.models import Choice, Facts, Row, choose
+from claudecluster.gateway.local.overflow import overflow
 from claudecluster.gateway.local.replies.deltas import Delta
 from claudecluster.gateway.local.replies.from_anthropic import AnthropicReader
 from claudecluster.gateway.local.replies.from_openai import OpenAiReader
@@ -24,6 +26,7 @@ from claudecluster.model.errors import Refused
 
 MODELS_FOR = 30.0  # seconds the list of models is remembered
 CONTEXT = 32_768  # tokens, for servers that do not say
+LEAST_ROOM = 256  # tokens: with less left for an answer the prompt is too long
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +145,31 @@ class Compatible:
 
     async def _deltas(self, conversation: Conversation, target: Target, tokens: int) -> AsyncGenerator[Delta, None]:
         if self._config.wire == "openai":
-            path, body, reader = "/v1/chat/completions", to_openai.written(conversation, target, tokens), OpenAiReader()
-            stream = self._http.deltas(f"{self._url}{path}", self._headers, body, reader)
+            path, body = "/v1/chat/completions", to_openai.written(conversation, target, tokens)
         else:
-            body = to_anthropic.written(conversation, target, tokens)
-            stream = self._http.deltas(f"{self._url}/v1/messages", self._headers, body, AnthropicReader())
+            path, body = "/v1/messages", to_anthropic.written(conversation, target, tokens)
         self._in_flight += 1
         try:
-            async for delta in stream:
-                yield delta
+            async with aclosing(self._asked(path, body)) as deltas:
+                async for delta in deltas:
+                    yield delta
         finally:
             self._in_flight -= 1
-            await stream.aclose()
+
+    async def _asked(self, path: str, body: dict[str, Any]) -> AsyncGenerator[Delta, None]:
+        """Yield the reply; where only the room for the answer was asked too large, ask again with what the server said is left."""
+        for last in (False, True):
+            reader = OpenAiReader() if self._config.wire == "openai" else AnthropicReader()
+            try:
+                async with aclosing(self._http.deltas(f"{self._url}{path}", self._headers, body, reader)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                return
+            except Failure as failure:
+                said = overflow(failure.message) if failure.status == 400 else None
+                if last or said is None or not 0 < said.used < said.limit - LEAST_ROOM:
+                    raise
+                body = {**body, "max_tokens": said.limit - said.used - LEAST_ROOM // 8}
 
 
 def _windows(said: Any) -> dict[str, int]:

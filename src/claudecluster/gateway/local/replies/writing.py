@@ -88,6 +88,7 @@ class Writer:
         for unusable in self.unusable:
             events += self._text(f"\n\n(A call of {unusable.name} could not be read:)\n{unusable.text}\n")
         if not self.said and not self.calls:
+            self._space = ""
             events += self._text(SILENCE)
         events += self._shut()
         ended = self.ended or Ended()
