@@ -65,4 +65,5 @@ with_pip() {
 }
 say "installing the locked dependencies ..."
 with_uv || with_pip || { say "error: could not install the dependencies"; say "hint: is a package index reachable?"; exit 4; }
+.venv/bin/python -m compileall -q -j 0 .venv/lib src >/dev/null || true  # where Python may not write bytecode itself, every start would take seconds
 touch .venv/.ready
