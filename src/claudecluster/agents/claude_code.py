@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ResultMessage
@@ -30,7 +30,7 @@ USED_SESSION = "already in use"
 
 
 class ClaudeCode:
-    """Runs Claude Code. `cli`: the program (default: the one in the SDK's wheel), seen at that same path inside sandboxes.
+    """Runs Claude Code; a retry goes on in the same session. `cli`: the program (default: the one in the SDK's wheel), seen at that same path inside sandboxes.
 
     `idle_timeout`: seconds without a word after which a session counts as stalled. `starts`: how many programs may be starting at once
     (default: the number of cores; running ones are not limited). `env` reaches every session; a brief's own variables win.
@@ -64,13 +64,16 @@ class ClaudeCode:
 
     async def run(self, brief: Brief, sandbox: Sandbox, hear: Hear) -> Report:
         """Carry out the brief in the session it names. Safe to call again with `resumed` after a crash of ours, at any point."""
+        text, why = brief.text, ""
         for resume in (brief.resumed, not brief.resumed):
             command = Command(argv(str(self.cli), brief, resume=resume), environment(brief, sandbox.socket, self._env), stdin=True)
             try:
-                return await self._sit(command, brief, sandbox, hear)
+                return await self._sit(command, replace(brief, text=text), sandbox, hear)
             except _OtherWayError as other:
                 why = str(other)
-                hear(Heard("notice", f"the session is {'new' if resume else 'known'} after all: {why}"))
+                if resume and brief.task.prompt not in text:  # a new session has not heard its order
+                    text = f"{brief.task.prompt}\n\n{text}"
+                hear(Heard("notice", f"session {brief.session} {'begins anew' if resume else 'goes on'}: {why}"))
         raise Unavailable(f"Claude Code can neither start nor resume session {brief.session}: {why}")
 
     async def _sit(self, command: Command, brief: Brief, sandbox: Sandbox, hear: Hear) -> Report:

@@ -135,7 +135,7 @@ class _History:
         if here.turn == turn and (here.repair or here.attempt > attempt):
             return here  # another call of the same turn already asked for it to be repeated
         failure = self._failures.get(str(block.get("id")), "")
-        if UNREAD.search(failure) and attempt < REPAIRS:
+        if _path(block) and UNREAD.search(failure) and attempt < REPAIRS:
             return Place(here.session, turn, attempt, repair=True)
         if LOST.search(failure) and attempt < REPEATS:
             return Place(here.session, turn, attempt + 1)
@@ -149,10 +149,15 @@ def _failures(messages: Sequence[Message]) -> dict[str, str]:
 
 
 def _unread(messages: Sequence[Message]) -> list[str]:
-    results = _failures(messages)
+    """Return the newest file that a tool would not touch unread."""
+    failures = _failures(messages)
     calls = [block for message in messages for block in _blocks(message) if block.get("type") == "tool_use"]
-    paths = [str(call.get("input", {}).get("file_path", "")) for call in calls if UNREAD.search(results.get(str(call.get("id")), ""))]
-    return list(dict.fromkeys(paths))[-1:]
+    return [path for call in calls if (path := _path(call)) and UNREAD.search(failures.get(str(call.get("id")), ""))][-1:]
+
+
+def _path(call: Message) -> str:
+    given = call.get("input")
+    return str(given.get("file_path") or "") if isinstance(given, Mapping) else ""
 
 
 def _aside(body: Mapping[str, Any]) -> str:
