@@ -13,13 +13,16 @@ from pathlib import Path
 
 from claudecluster.gateway.metering.prices import Price, Prices
 from claudecluster.gateway.provider import COUNT_TOKENS, MESSAGES, MODELS, Provider
-from claudecluster.gateway.routing.exchange import Exchange, Visit
+from claudecluster.gateway.routing.exchange import Exchange, Tuning, Visit
+from claudecluster.gateway.routing.policy import Budgets, Fallback, Policy, Rule
+from claudecluster.gateway.routing.state import State
 from claudecluster.gateway.server.connection import Bounds
 from claudecluster.gateway.server.listener import Listener, sweep
 from claudecluster.gateway.server.message import Head, Refusal, Reply, Request
 from claudecluster.gateway.upstream.anthropic import Anthropic, AnthropicConfig
+from claudecluster.limits.lane import Pace
 from claudecluster.kit.clock import Clock, SystemClock
-from claudecluster.model.errors import Unavailable
+from claudecluster.model.errors import ClusterError, Unavailable
 from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Door, Meter, Visitor
 
@@ -34,12 +37,23 @@ METHODS: Mapping[str, str] = {MESSAGES: "POST", COUNT_TOKENS: "POST", MODELS: "G
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """All the gateway is told. `sockets` is a folder of its own; `local` are the back ends on the user's machines, best first."""
+    """All the gateway is told. `sockets` is a folder of its own; `local` are the back ends on the user's machines, best first.
+
+    `tier` (api, pro, max5, max20) counts windows where the server reports none. `pass_login` lets a user's own subscription
+    login through to Anthropic, in flight only. `fallback` is shared: changing it changes the routing from the next request on.
+    """
 
     sockets: Path
     anthropic: AnthropicConfig = field(default_factory=AnthropicConfig)
     local: tuple[Provider, ...] = ()
+    fallback: Fallback = field(default_factory=Fallback)
+    rules: tuple[Rule, ...] = ()
+    budgets: Budgets = field(default_factory=Budgets)
+    tier: str = "api"
     prices: Mapping[str, Price] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    tuning: Tuning = field(default_factory=Tuning)
+    pass_login: bool = False
     bounds: Bounds = field(default_factory=Bounds)
     clock: Clock = field(default_factory=SystemClock)
 
@@ -56,7 +70,9 @@ class LocalGateway:
         self._meter = meter
         self._anthropic = Anthropic(config.anthropic)
         self._providers: tuple[Provider, ...] = (self._anthropic, *config.local)
-        self._exchange = Exchange(self._providers, Prices(config.prices), config.clock, self._record)
+        self.state = State(self._providers, config.fallback, config.clock, tier=config.tier, pace=config.pace)
+        policy = Policy(self._providers, config.fallback, config.rules, config.budgets)
+        self._exchange = Exchange(policy, self.state, Prices(config.prices), self._record, config.tuning)
         self._doors: dict[str, Listener] = {}
         self._metering: set[asyncio.Task[None]] = set()
         self._swept = False
@@ -74,7 +90,7 @@ class LocalGateway:
         await self.close(name)
         folder = self._config.sockets
         token = f"cc-{secrets.token_urlsafe(24)}"
-        listener = Listener(_Porter(token, Visit(visitor), self._exchange.answer), self._config.bounds)
+        listener = Listener(_Porter(token, Visit(visitor), self._answer), self._config.bounds)
         path = folder / f"{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}.sock"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,8 +117,19 @@ class LocalGateway:
         for name in tuple(self._doors):
             await self.close(name)
         await self._settle()
+        await self._exchange.admission.aclose()
         for provider in self._providers:
             await provider.aclose()
+
+    async def _answer(self, visit: Visit, request: Request, reply: Reply) -> None:
+        await self._exchange.answer(visit, request, reply, await self._absent())
+
+    async def _absent(self) -> frozenset[str]:
+        try:
+            configured = await self._anthropic.configured()
+        except ClusterError:
+            configured = True  # a key that cannot be read is an error to be seen, not a reason to go elsewhere
+        return frozenset() if configured else frozenset({self._anthropic.name})
 
     def _record(self, metered: Metered) -> None:
         task = asyncio.get_running_loop().create_task(self._written(metered))

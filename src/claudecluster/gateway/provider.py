@@ -63,7 +63,8 @@ class Ask:
 
     `path` is MESSAGES, COUNT_TOKENS or MODELS; `query` has no question mark. `headers` have lower-case names, without
     hop-by-hop headers and credentials. `body` is byte for byte what came in, `payload` the same parsed (empty for GET).
-    `model` is what the client named, or what a route put in its place; `credentials` is a user's own login in flight.
+    `model` is what the client named, or what a route put in its place; `credentials` is a user's own login in flight;
+    `scope` names the task and attempt it comes from, if it comes from a run.
     """
 
     method: str
@@ -75,6 +76,7 @@ class Ask:
     model: str
     stream: bool
     session: str = ""
+    scope: str = ""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -1,161 +1,271 @@
-"""One request from a client, answered: asked of a provider, relayed as it comes, and metered.
+"""One request from a client, answered: routed, admitted, asked, relayed, metered; moved on where a provider fails.
 
-The doors call it with a request that was let in. Sockets, tokens and paths are settled before.
+The doors call it with a request that was let in. Tokens, paths and framing are settled before; what the client has seen of a
+broken answer is the relay's knowledge, limits and failures are the state's.
 """
 
+import random
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import orjson
+from dataclasses import dataclass, field, replace
 
 from claudecluster.gateway.metering.prices import Prices
-from claudecluster.gateway.provider import COUNT_TOKENS, MESSAGES, Answer, Ask, Cause, Failure, Provider
-from claudecluster.gateway.server.message import HOP_BY_HOP, Refusal, Reply, Request, error_body, refuse
-from claudecluster.gateway.stream.sse import Frames
+from claudecluster.gateway.metering.spans import request_span
+from claudecluster.gateway.provider import MESSAGES, Ask, Cause, Failure, Verdict
+from claudecluster.gateway.routing.admission import Admission
+from claudecluster.gateway.routing.asks import conversation, make_ask
+from claudecluster.gateway.routing.loops import Loops
+from claudecluster.gateway.routing.policy import Choice, Policy
+from claudecluster.gateway.routing.relay import Relay
+from claudecluster.gateway.routing.state import Post, Purse, State
+from claudecluster.gateway.server.message import Refusal, Reply, Request, refuse
 from claudecluster.gateway.stream.tally import Tally
-from claudecluster.kit.clock import Clock
+from claudecluster.limits.lane import Ticket
+from claudecluster.limits.signals import BY_TYPE, Signal, Trouble, from_response
 from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Visitor
 
-CONSUMED = HOP_BY_HOP | {"host", "content-length", "accept-encoding", "authorization", "x-api-key", "cookie", "expect"}
-OURS = ("x-claude-code-", "x-claudecluster-")
-SESSION = "x-claude-code-session-id"
-LARGEST_ERROR = 1024 * 1024
+TRIES = 8  # of one request, over all providers
+CLI_WAITS = 60.0  # Claude Code waits by itself for a shorter retry-after, and gives up at once at a longer one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Visit:
-    """Who asks, and which login of their own they may use instead of ours."""
+    """Who asks, what their door has used, and whether they may bring a login of their own."""
 
     visitor: Visitor
     user: str = ""
+    pass_login: bool = False
+    purse: Purse = field(default_factory=Purse)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How patient the exchange is, in seconds: `patience` parks a request in front of closed lanes, `pings` is the longest silence."""
+
+    patience: float = 240.0
+    pings: float = 5.0
+
+
+@dataclass(slots=True)
+class _Job:
+    """One request on its way."""
+
+    visit: Visit
+    ask: Ask
+    relay: Relay
+    choices: tuple[Choice, ...]
+    session: str
+    request_id: str
+    started: float
+    deadline: float
+    failed: set[str] = field(default_factory=set)
+    retried: set[str] = field(default_factory=set)
+    failures: list[tuple[str, Failure, Signal]] = field(default_factory=list)
+    tries: int = 0
 
 
 class Exchange:
     """Answers requests."""
 
-    def __init__(self, providers: tuple[Provider, ...], prices: Prices, clock: Clock, record: Callable[[Metered], None]) -> None:
-        self._providers = providers
+    def __init__(
+        self, policy: Policy, state: State, prices: Prices, record: Callable[[Metered], None], tuning: Tuning | None = None
+    ) -> None:
+        self._policy = policy
+        self._state = state
         self._prices = prices
-        self._clock = clock
         self._record = record
+        self._tuning = tuning or Tuning()
+        self._clock = state.clock
+        self._loops = Loops()
+        self.admission = Admission(state.clock)
 
-    async def answer(self, visit: Visit, request: Request, reply: Reply) -> None:
-        """Answer one request to the model API. Cancelled when the client goes away; what was used until then is metered."""
+    async def answer(self, visit: Visit, request: Request, reply: Reply, absent: frozenset[str] = frozenset()) -> None:
+        """Answer one request. Cancelled when the client goes away; what was used until then is metered."""
         request_id = "req_" + uuid.uuid4().hex[:24]
+        visitor = visit.visitor
+        scope = f"{visitor.task}/{visitor.attempt}" if visitor.task else ""
         try:
-            ask = make_ask(request)
+            ask = make_ask(request, scope, pass_login=visit.pass_login)
         except ValueError as error:
             await refuse(reply, Refusal(400, str(error), retry=False), request_id)
             return
-        tally = Tally()
-        provider = self._providers[0]
-        status = 0
-        try:
-            answer = await provider.send(ask)
-            try:
-                status = answer.status
-                await self._relay(answer, ask, tally, reply, request_id)
-            finally:
-                await answer.close()
-        except Failure as failure:
-            if reply.started:
-                raise
-            await refuse(reply, Refusal(failure.status or 502, failure.message), request_id)
-        finally:
-            if status == 200 and ask.path == MESSAGES and (tally.message or tally.model):
-                self._meter(visit, ask, tally, provider)
-
-    async def _relay(self, answer: Answer, ask: Ask, tally: Tally, reply: Reply, request_id: str) -> None:
-        headers = {"request-id": request_id, **answer.headers}
-        if ask.stream and answer.status == 200:
-            frames = Frames()
-            async for piece in answer.body:
-                if not reply.started:
-                    reply.start(200, headers.items())
-                for frame in frames.feed(piece):
-                    count(frame.data, tally)
-                await reply.write(piece)
+        if ask.credentials:
+            absent = frozenset()
+        choices = self._policy.choices(visitor, ask.model, absent)
+        if not isinstance(choices, Refusal):
+            choices = self._policy.spent(visitor, visit.user, self._state.ledger, visit.purse.used) or choices
+        if isinstance(choices, Refusal):
+            await refuse(reply, choices, request_id)
+            self._state.metrics.answered("", choices.status)
             return
-        body = await whole(answer)
-        if answer.status == 200 and ask.path == MESSAGES:
-            tally.document(_parsed(body))
-        reply.start(answer.status, headers.items(), length=len(body))
-        await reply.write(body)
-        await reply.end()
+        relay = Relay(reply, ask, request_id, self._tuning.pings)
+        deadline = self._clock.now() + self._tuning.patience
+        job = _Job(visit, ask, relay, choices, conversation(request.head, ask), request_id, self._clock.monotonic(), deadline)
+        with request_span(visitor, ask.path, ask.model) as span:
+            provider, status = await self._work(job, reply)
+            span.set_attribute("claudecluster.provider", provider)
+            span.set_attribute("http.response.status_code", status)
+            self._state.metrics.answered(provider, status)
 
-    def _meter(self, visit: Visit, ask: Ask, tally: Tally, provider: Provider) -> None:
+    async def _work(self, job: _Job, reply: Reply) -> tuple[str, int]:
+        """Ask until somebody has answered. Returns who did, and with which status."""
+        while job.tries < TRIES:
+            if (choices := self._open_to(job)) == ():
+                break
+            ticket, choice = await self._admit(job, choices)
+            if ticket is None or choice is None:
+                break
+            job.tries += 1
+            name = choice.provider.name
+            try:
+                if job.failures and job.failures[-1][0] != name:
+                    self._state.metrics.switched(job.failures[-1][0], name)
+                await self._try(job, choice, ticket)
+            except Failure as failure:
+                if await self._failed(job, choice, ticket, failure):
+                    return name, failure.status or 502
+            else:
+                return name, 200
+            finally:
+                self.admission.leave(ticket)
+        return await self._give_up(job, reply)
+
+    def _open_to(self, job: _Job) -> tuple[Choice, ...]:
+        """Return who may be asked now, best first: those near a limit after the others, those closed last."""
         now = self._clock.now()
-        model = tally.model or ask.model
-        cost = self._prices.cost(tally, model, now) if provider.kind == "anthropic" else 0.0
-        visitor = visit.visitor
-        key = f"{provider.name}:{tally.message or uuid.uuid4().hex}"
-        self._record(
-            Metered(
-                key,
-                visitor.run,
-                visitor.task,
-                visitor.attempt,
-                provider.name,
-                model,
-                tally.usage(cost),
-                now,
-                session=ask.session,
-                user=visit.user,
-            ),
-        )
 
+        def rank(choice: Choice) -> tuple[bool, bool]:
+            post = self._post(choice)
+            return post.lane.opens(now) is not None, post.gauge.crossed_until(now) is not None
 
-def make_ask(request: Request) -> Ask:
-    """Return what a provider is asked. Raises ValueError, in words for the client, if the body is no request."""
-    head = request.head
-    payload: Mapping[str, Any] = {}
-    if head.method == "POST":
+        left = [choice for choice in job.choices if choice.provider.name not in job.failed]
+        sound = [choice for choice in left if not self._loops.broken(job.session, choice.provider.name, now)]
+        return tuple(sorted(sound, key=rank))
+
+    async def _admit(self, job: _Job, choices: tuple[Choice, ...]) -> tuple[Ticket | None, Choice | None]:
+        now = self._clock.now()
+        opened = [choice for choice in choices if self._post(choice).lane.opens(now) is None]
+        # A lane being probed is as good as closed where somebody else can answer meanwhile.
+        free = [choice for choice in opened if not self._post(choice).lane.probing]
+        wanted = free[:1] or opened or list(choices)
+        same = [choice for choice in free if choice.provider.kind == wanted[0].provider.kind] or wanted
+        lanes = [self._post(choice).lane for choice in same]
+        ticket = await self.admission.enter(lanes, job.visit.visitor.priority, job.deadline)
+        if ticket is None:
+            return None, None
+        return ticket, next(choice for choice in same if self._post(choice).lane is ticket.lane)
+
+    async def _try(self, job: _Job, choice: Choice, ticket: Ticket) -> None:
+        provider, post, tally = choice.provider, self._post(choice), Tally()
+        ask = job.ask if not choice.model else replace(job.ask, model=choice.model)
+
+        def good() -> None:
+            post.lane.good(ticket)
+            self.admission.changed()
+            self._state.metrics.first_byte(provider.name, self._clock.monotonic() - job.started)
+
+        answer = await job.relay.ask(provider, ask)
         try:
-            payload = orjson.loads(request.body)
-        except ValueError as error:
-            raise ValueError(f"The request body is not valid JSON: {error}") from None
-        if not isinstance(payload, dict):
-            raise ValueError("The request body must be a JSON object.")
-    headers = {name: value for name, value in head.headers.items() if name not in CONSUMED and not name.startswith(OURS)}
-    return Ask(
-        method=head.method,
-        path=head.path,
-        query=head.query,
-        headers=headers,
-        body=request.body,
-        payload=payload,
-        model=str(payload.get("model") or ""),
-        stream=payload.get("stream") is True and head.path != COUNT_TOKENS,
-        session=head.headers.get(SESSION, ""),
-    )
+            self._state.heard(post, answer.headers)
+            await job.relay.take(answer, provider, tally, good)
+            if ask.path == MESSAGES:
+                self._loops.whole(job.session, provider.name)
+        finally:
+            if tally.message or tally.input_tokens:
+                self._meter(job, choice, tally, answer.model or ask.model)
+            await answer.close()
+
+    async def _failed(self, job: _Job, choice: Choice, ticket: Ticket, failure: Failure) -> bool:
+        """Take in a failure. Returns whether the client has its answer now."""
+        provider, now = choice.provider, self._clock.now()
+        signal = _signal(failure, now)
+        self._state.metrics.failed(provider.name, failure.cause.value, signal.trouble.value)
+        if job.ask.path == MESSAGES or signal.trouble is Trouble.GONE:  # counting tokens has limits of its own
+            self._post(choice).lane.bad(ticket, signal.trouble, now, until=signal.until, chance=random.random())  # noqa: S311 - jitter
+        job.failures.append((provider.name, failure, signal))
+        if job.relay.committed:
+            if job.relay.tools:
+                self._loops.cut(job.session, provider.name, now)
+            self._state.metrics.spliced()
+            await job.relay.close()
+            return True
+        verdict = provider.classify(failure)
+        if verdict is Verdict.STOP:
+            await job.relay.fail(failure, _final(failure, signal, now))
+            return True
+        if verdict is Verdict.NEXT or provider.name in job.retried:
+            job.failed.add(provider.name)
+        job.retried.add(provider.name)
+        if signal.trouble is Trouble.LIMITED and not self._open_to(job):
+            job.failed.clear()  # nobody else may answer: wait for the lane with all the others
+        await job.relay.go_on()
+        return False
+
+    async def _give_up(self, job: _Job, reply: Reply) -> tuple[str, int]:
+        now = self._clock.now()
+        if job.failures:
+            name, failure, signal = next((row for row in job.failures if row[1].cause is Cause.STATUS), job.failures[0])
+            await job.relay.fail(failure, _final(failure, signal, now))
+            return name, failure.status or 502
+        names = [choice.provider.name for choice in job.choices]
+        if all(self._loops.broken(job.session, name, now) for name in names):
+            message = f"{' and '.join(names)} kept breaking off after tool calls in this session; the gateway stopped the loop. Try again in some minutes."
+            refusal = Refusal(529, message, retry=False)
+        else:
+            waits = [
+                (opens - now, post.lane.why) for name in names if (opens := (post := self._state.posts[name]).lane.opens(now)) is not None
+            ]
+            wait, why = min(waits, default=(5.0, ""))
+            status = 429 if why in {Trouble.LIMITED.value, ""} else 529
+            message = f"No model can answer now: {', '.join(names)} {'is' if len(names) == 1 else 'are'} {why or 'busy'}. Capacity is expected in {round(wait)} s."
+            refusal = Refusal(status, message, retry=wait < CLI_WAITS, retry_after=wait)
+        await refuse(reply, refusal, job.request_id)
+        return "", refusal.status
+
+    def _meter(self, job: _Job, choice: Choice, tally: Tally, asked: str) -> None:
+        now = self._clock.now()
+        provider, visitor = choice.provider, job.visit.visitor
+        model = tally.model or asked
+        cost = self._prices.cost(tally, model, now) if provider.kind == "anthropic" else 0.0
+        record = Metered(
+            f"{provider.name}:{tally.message}:{job.request_id}:{job.tries}",
+            visitor.run,
+            visitor.task,
+            visitor.attempt,
+            provider.name,
+            model,
+            tally.usage(cost),
+            now,
+            degraded=choice.degraded and visitor.privacy != "local",
+            session=job.ask.session,
+            user=job.visit.user,
+        )
+        if self._state.record(record):
+            job.visit.purse.used += record.usage
+            self._record(record)
+
+    def _post(self, choice: Choice) -> Post:
+        return self._state.posts[choice.provider.name]
 
 
-async def whole(answer: Answer, limit: int = 64 * 1024 * 1024) -> bytes:
-    """Return an answer's body. Raises Failure if it breaks off or is larger than anybody would send."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in answer.body:
-        size += len(piece)
-        if size > limit:
-            raise Failure(Cause.MALFORMED, f"The answer is larger than {limit} bytes.")
-        pieces.append(piece)
-    return b"".join(pieces)
+def _signal(failure: Failure, now: float) -> Signal:
+    match failure.cause:
+        case Cause.STATUS:
+            return from_response(failure.status, failure.headers, failure.type, now) or Signal(Trouble.BROKEN)
+        case Cause.ERROR_EVENT:
+            return Signal(BY_TYPE.get(failure.type, Trouble.BROKEN), None, failure.type)
+        case Cause.UNREACHABLE:
+            return Signal(Trouble.GONE)
+        case Cause.SILENT | Cause.CUT | Cause.MALFORMED:
+            return Signal(Trouble.BROKEN)
 
 
-def count(data: bytes, tally: Tally) -> None:
-    """Count an event that carries usage."""
-    if b'"usage"' in data and isinstance(event := _parsed(data), dict):
-        tally.event(event)
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return orjson.loads(body)
-    except ValueError:
-        return None
-
-
-__all__ = ["Exchange", "Visit", "count", "error_body", "make_ask", "whole"]
+def _final(failure: Failure, signal: Signal, now: float) -> Mapping[str, str]:
+    """Return headers that keep the client from asking again in vain."""
+    if signal.trouble is Trouble.DENIED and failure.status == 401:
+        return {"x-should-retry": "false"}  # the key is ours: the client's ten tries would change nothing
+    if signal.trouble is Trouble.LIMITED and signal.until is not None and "retry-after" not in failure.headers:
+        wait = max(1.0, signal.until - now)
+        return {"retry-after": str(round(wait))} | ({"x-should-retry": "false"} if wait > CLI_WAITS else {})
+    return {}

@@ -15,7 +15,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from claudecluster.gateway.provider import Answer, Ask, Cause, Failure, Health, Kind, Verdict
-from claudecluster.gateway.server.message import HOP_BY_HOP
+from claudecluster.gateway.server.message import HOP_BY_HOP, error_body
 from claudecluster.gateway.upstream.keys import KeySource, fixed
 from claudecluster.model.errors import ClusterError
 
@@ -63,7 +63,8 @@ class Anthropic:
         try:
             headers.update(ask.credentials or await self._credentials())
         except ClusterError as error:
-            raise Failure(Cause.UNREACHABLE, error.message, type="authentication_error") from error
+            told = error_body(401, f"{error.message} {error.hint}".strip())
+            raise Failure(Cause.STATUS, error.message, status=401, type="authentication_error", body=told) from error
         try:
             response = await self._pool().request(
                 ask.method,
@@ -76,8 +77,10 @@ class Anthropic:
             )
         except TimeoutError as error:
             raise Failure(Cause.SILENT, f"{self.name} did not answer in time.") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, ValueError) as error:
             raise Failure(Cause.UNREACHABLE, f"{self.name} could not be reached: {_why(error)}") from error
+        except (aiohttp.ClientError, OSError) as error:  # a kept connection that the other side had just closed, among others
+            raise Failure(Cause.CUT, f"{self.name} broke off before its answer: {_why(error)}") from error
         return Answer(response.status, _headers(response.headers), _Body(response, self.name), close=_closer(response))
 
     def classify(self, failure: Failure) -> Verdict:
