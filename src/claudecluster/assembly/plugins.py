@@ -6,6 +6,7 @@ constructed by `build.py`, which knows their arguments.
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -24,8 +25,9 @@ OURS = "claudecluster"
 Finder = Callable[[str], Iterable[EntryPoint]]
 
 
+@lru_cache  # looking through every installed package takes tens of milliseconds
 def _installed(group: str) -> Iterable[EntryPoint]:
-    return entry_points(group=f"claudecluster.{group}")
+    return tuple(entry_points(group=f"claudecluster.{group}"))
 
 
 def names(group: str, find: Finder = _installed) -> dict[str, str]:

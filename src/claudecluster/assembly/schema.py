@@ -66,16 +66,16 @@ class TaskEntry(Strict):
     id: TaskId = Field(description="unique; lower-case letters, digits, dashes")
     prompt: Text = Field("", description="what the agent is asked to do")
     run: Text = Field("", description="shell command, for agent `command`")
-    needs: list[TaskId] = Field(default=[], description="ids of tasks that must have landed first")
+    needs: list[TaskId] = Field(default_factory=list, description="ids of tasks that must have landed first")
     priority: Priority = Field(Priority.MEDIUM, strict=False, description="how early it starts among ready tasks")
     category: Category = Field(Category.CODE, strict=False, description="kind of work; `analyze` may rightly change nothing")
     agent: Said | None = Field(None, description="agent by name; `command` for `run`, else `claude-code`")
     model: Text = Field("", description="model by name; the configured one unless given")
-    files: list[Inside] = Field(default=[], description="glob patterns of what it may touch")
-    gates: list[GateEntry] = Field(default=[], description="its own gates; one of the same name replaces the run's")
+    files: list[Inside] = Field(default_factory=list, description="glob patterns of what it may touch")
+    gates: list[GateEntry] = Field(default_factory=list, description="its own gates; one of the same name replaces the run's")
     timeout: Seconds | None = Field(None, description="seconds one attempt may take; 1800 unless given")
     max_attempts: int | None = Field(None, ge=1, le=100, description="3 unless given")
-    env: dict[Variable, Value] = Field(default={}, description="environment variables for the agent")
+    env: dict[Variable, Value] = Field(default_factory=dict, description="environment variables for the agent")
 
 
 class TaskFile(Strict):
@@ -86,8 +86,8 @@ class TaskFile(Strict):
     setup: list[Said] = Field(
         default=[], description="commands run once per base and lock files, with network; their result lies under every task"
     )
-    share: list[Inside] = Field(default=list(SHARED), description="untracked folders of your working copy, visible copy-on-write")
-    gates: list[GateEntry] = Field(default=[], description="gates of every task")
+    share: list[Inside] = Field(default_factory=lambda: list(SHARED), description="untracked folders of your working copy, visible copy-on-write")
+    gates: list[GateEntry] = Field(default_factory=list, description="gates of every task")
     tasks: list[TaskEntry] = Field(min_length=1, description="the graph")
 
 

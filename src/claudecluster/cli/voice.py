@@ -1,8 +1,9 @@
 """How the command line speaks: data on stdout, talk on stderr, readable without colour. Called by every command."""
 
-import json
 import sys
 from typing import Any
+
+from claudecluster.cli.loading import load
 
 
 def data(text: str) -> None:
@@ -13,7 +14,8 @@ def data(text: str) -> None:
 
 def as_json(value: Any) -> None:
     """Write one JSON object to stdout."""
-    data(json.dumps(value, ensure_ascii=False, indent=2))
+    orjson = load("orjson")  # the standard library's indented writer takes seconds for 10,000 tasks
+    data(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def say(text: str) -> None:

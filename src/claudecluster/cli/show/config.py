@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from claudecluster.assembly.nearest import suggestion
-from claudecluster.assembly.places import place
+from claudecluster.assembly.paths import place
 from claudecluster.assembly.schema import json_schema
 from claudecluster.assembly.settings import Settings, load, shown
 from claudecluster.cli import exits, voice

@@ -144,7 +144,7 @@ async def _keygen(settings: Settings) -> Sign:
             "ssh-keygen",
             "fail",
             "not found on PATH",
-            "install it (Debian, Ubuntu: apt-get install openssh-client); commits are signed with it",
+            "install it (Debian, Ubuntu: apt-get install openssh-client) to check signed commits with git itself",
         )
     return Sign("ssh-keygen", "ok", found)
 

@@ -61,7 +61,7 @@ PHRASES: Mapping[str, Callable[[Data], str]] = {
     "run.created": _fixed("run written down"),
     "run.interrupted": _fixed("run interrupted; its state is kept"),
     "run.waiting": _fixed("run waits for a person"),
-    "run.published": lambda data: f"branch published at {str(data.get('head') or data.get('published') or '')[:10]}".rstrip(" at"),
+    "run.published": _fixed("branch published"),
     "run.unpublished": _why("branch not published"),
     "run.publish-failed": _why("branch not published"),
     "run.done": _fixed("run done"),

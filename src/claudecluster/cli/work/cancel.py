@@ -43,7 +43,7 @@ def cancel(
 
 async def _cancelled(settings: Any, run: str, task: str, clock: Clock) -> None:
     async with module("claudecluster.assembly.build").writing(settings) as store:
-        await module("claudecluster.engine.cancel").cancel(store, store, run, task, clock)
+        await module("claudecluster.engine.cancel").cancel(store, store.roster, run, task, clock)
         deadline = clock.monotonic() + PATIENCE_SECONDS
         while not ((await store.task(run, task)).state if task else (await store.run(run)).state).over:
             if clock.monotonic() > deadline:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from claudecluster.assembly import plugins
-from claudecluster.assembly.places import place
+from claudecluster.assembly.paths import place
 from claudecluster.assembly.settings import Settings, load
 from claudecluster.assembly.taskfile import Wishes
 from claudecluster.assembly.taskfile import plan as read_plan
@@ -45,4 +45,6 @@ def planned(file: Path | None, settings: Settings, wishes: Wishes) -> Plan:
     made = read_plan(file, filled)
     for name in sorted({task.agent for task in made.tasks}):
         plugins.known("agents", name)
+    for name in sorted({gate.check for task in made.tasks for gate in made.gates_of(task) if gate.check}):
+        plugins.known("checks", name)
     return made

@@ -1,5 +1,6 @@
 """`run`: from what the user asks for to a run, served here or in the background."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,13 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from claudecluster.assembly import plugins
-from claudecluster.assembly.paths import server_log
-from claudecluster.assembly.places import place
+from claudecluster.assembly.paths import place, server_log
 from claudecluster.assembly.settings import load
 from claudecluster.assembly.taskfile import Wishes
 from claudecluster.cli import exits, voice
 from claudecluster.cli.serving import Setting, look_now, serve, submit
 from claudecluster.cli.work.plan import Goal, Json, Tasks, planned
+from claudecluster.kit import processes
 from claudecluster.model.errors import Refused
 from claudecluster.model.order import Order
 
@@ -70,18 +71,30 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter for each flag is how Typer de
     setting = Setting(settings, sandbox, network, {name: path for name, path in (("record", record), ("replay", replay)) if path})
     if detach:
         return _detached(setting, submitting(order), as_json=as_json)
-    return serve(setting, submitting(order), as_json=as_json)
+    return serve(setting, submitting(order, where.folder), as_json=as_json)
 
 
-def submitting(order: Order) -> Callable[[Any], Awaitable[str]]:
-    """Return what begins a run of this order on a cluster."""
+def submitting(order: Order, folder: Path | None = None) -> Callable[[Any], Awaitable[str]]:
+    """Return what begins a run of this order on a cluster. Of uncommitted changes in `folder` it says that they are not part of it."""
 
     async def begin(cluster: Any) -> str:
         run: str = await cluster.submit(order)
         voice.say(f"run {run}")
+        if folder is not None:
+            looking.append(asyncio.create_task(_say_if_dirty(folder)))  # on the side: in a large repository git takes its time
         return run
 
+    looking: list[asyncio.Task[None]] = []
     return begin
+
+
+async def _say_if_dirty(folder: Path) -> None:
+    try:
+        done = await processes.run(("git", "--no-optional-locks", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"))
+    except OSError:
+        return
+    if done.code == 0 and done.out.strip():
+        voice.say(f"note: {folder} has uncommitted changes; work starts from the commit, without them")
 
 
 def _agreed(sandbox: str, network: str, *, ask: bool) -> None:

@@ -1,0 +1,65 @@
+"""Receipts on record, checked against the hub and our key. Called by `receipt verify`; starts no engine, asks no network."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from claudecluster.assembly.settings import Settings, environment
+from claudecluster.kit.clock import SystemClock
+from claudecluster.model.errors import NotFound
+from claudecluster.model.run import TaskRecord
+from claudecluster.ports.store import Store
+from claudecluster.sandboxes.none import NoSandboxes
+from claudecluster.workspaces import signing
+from claudecluster.workspaces.receipts import Notary
+from claudecluster.workspaces.repositories import GitRepositories
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One task's receipt, as stored, and what is wrong with it; nothing where it holds."""
+
+    task: str
+    text: str
+    problems: tuple[str, ...]
+
+    @property
+    def receipt(self) -> Mapping[str, Any]:
+        """What the receipt says; empty where it is no receipt."""
+        try:
+            whole = json.loads(self.text)
+        except ValueError:
+            return {}
+        inner = whole.get("receipt") if isinstance(whole, dict) else None
+        return inner if isinstance(inner, dict) else {}
+
+
+async def proofs(settings: Settings, store: Store, run: str, task: str = "") -> list[Proof]:
+    """Check every landing of a run, or one task's. Raises NotFound for unknown names and for a task that has not landed."""
+    record = await store.run(run)
+    tasks = [await store.task(run, task)] if task else await store.tasks(run)
+    landed = [found for found in tasks if found.landed]
+    if task and not landed:
+        raise NotFound(f"task {task} of run {run} has not landed, so it has no receipt", hint=f"claudecluster status {run}")
+    if not landed:
+        return []
+    clock = SystemClock()
+    signer = signing.load(settings.home / "keys")
+    idle = NoSandboxes(settings.home / "sandboxes", settings.path, clock=clock)  # nothing is started in it
+    hub = await GitRepositories(settings.home, idle, signer, env=environment(), clock=clock).open(record.repo)
+    stored = dict(await store.receipts(run, task))
+    notary = Notary(signer)
+    found = []
+    for landing in landed:
+        text = stored.get(landing.id, "")
+        wrong = [*await notary.problems(text, hub), *_mismatch(landing, text)] if text else ["it landed, but there is no receipt of it"]
+        found.append(Proof(landing.id, text, tuple(wrong)))
+    return found
+
+
+def _mismatch(landing: TaskRecord, text: str) -> list[str]:
+    """Compare a receipt with the landing it is filed under: a good receipt of something else proves nothing here."""
+    said = Proof(landing.id, text, ()).receipt
+    ours = {"run": landing.run, "task": landing.id, "commit": landing.commit}
+    return [f"it is about {name} {said.get(name)}, not {value}" for name, value in ours.items() if said and said.get(name) != value]
