@@ -152,6 +152,17 @@ async def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> Non
     assert "CLAUDECLUSTER_HOME" in unavailable.value.hint
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+async def test_a_closed_store_on_a_read_only_disk_can_be_read(store: SqlStore, path: Path) -> None:
+    await begun(store)
+    await store.close()
+    path.parent.chmod(0o500)
+    reader = await open_store(url(path), clock=CLOCK, readonly=True)
+    assert (await reader.run(RUN)).id == RUN
+    await reader.close()
+    path.parent.chmod(0o700)
+
+
 async def test_a_path_that_cannot_be_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "store.db", tmp_path):
