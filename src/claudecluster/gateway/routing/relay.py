@@ -116,7 +116,8 @@ class Relay:
         except TooLong as error:
             failure = Failure(Cause.MALFORMED, str(error))
         self._early += b"".join(out)
-        if self._early and self._splicer.started:  # until the message starts, nothing binds us to this provider
+        # Until the message starts nothing binds us to this provider, but a client waiting for a local one needs its pings.
+        if self._early and (self._splicer.started or (provider.kind == "local" and failure is None)):
             data, self._early = self._early, b""
             if not self._reply.started:
                 self._start(answer.headers, provider, tally.model or answer.model or self._ask.model)

@@ -17,7 +17,7 @@ from claudecluster.gateway.provider import Cause, Failure
 from claudecluster.gateway.stream.sse import Frame, write
 
 SOFT = frozenset({"thinking", "redacted_thinking"})  # blocks that commit nobody to anything
-POISON = "\x00"  # no JSON parser, however lenient, reads on over it
+POISON = ",\x00,\x00,\x00"  # no JSON parser, however lenient, reads on over it, wherever it stands
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class Splicer:
     def _open(self, event: dict[str, Any], frame: Frame) -> bytes:
         block = event.get("content_block")
         index = event.get("index")
-        if self._block is not None or not isinstance(block, dict) or not isinstance(index, int) or index <= self._last:
+        if self._reason or self._block is not None or not isinstance(block, dict) or not isinstance(index, int) or index <= self._last:
             raise Failure(Cause.MALFORMED, "The stream starts a content block out of turn.")
         self._last = index
         self._block = _Block(str(block.get("type")), index, self._next if self._joined else index)
