@@ -40,7 +40,7 @@ def nothing_written(repo: Path, state: Path) -> Callable[[], None]:
         assert refs(repo) == before
         if (state / "state.db").exists():
             with closing(sqlite3.connect(state / "state.db")) as store:
-                assert store.execute("select count(*) from runs").fetchone() == (0,)
+                assert store.execute("select count(*) from cc_runs").fetchone() == (0,)
 
     return check
 

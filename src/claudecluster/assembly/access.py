@@ -1,0 +1,55 @@
+"""Access to models as configured: the providers there are, and the switch by which a user sends everything to the local ones.
+
+Called by the doors, and by whoever wires a gateway. The switch is a file in the state folder, so that it reaches gateways that run.
+"""
+
+import json
+from pathlib import Path
+
+from claudecluster.assembly.settings import Settings
+from claudecluster.gateway.local.ollama import Ollama, OllamaConfig
+from claudecluster.gateway.provider import Provider
+from claudecluster.gateway.upstream.anthropic import DEFAULT_URL, Anthropic, AnthropicConfig
+from claudecluster.gateway.upstream.keys import fixed
+from claudecluster.kit.clock import Clock
+
+
+def anthropic_config(settings: Settings) -> AnthropicConfig:
+    """Return how Anthropic is reached."""
+    key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else ""
+    return AnthropicConfig(base_url=settings.anthropic_base_url, key=fixed(key))
+
+
+def local_providers(settings: Settings, clock: Clock) -> tuple[Provider, ...]:
+    """Return the back ends on the user's own machines, best first; none where none is configured."""
+    if not settings.ollama_base_url:
+        return ()
+    return (Ollama(OllamaConfig(urls=settings.ollama_base_url, model=settings.fallback_model), clock=clock),)
+
+
+def providers(settings: Settings, clock: Clock) -> tuple[Provider, ...]:
+    """Return every provider that is configured, in the order in which they are asked. The caller closes them."""
+    opened = settings.anthropic_api_key or settings.anthropic_auth_token or settings.anthropic_base_url != DEFAULT_URL
+    upstream = (Anthropic(anthropic_config(settings)),) if opened else ()
+    return (*upstream, *local_providers(settings, clock))
+
+
+def connected(home: Path) -> bool:
+    """Whether the user has sent everything to the local models. Cheap enough to ask for each request."""
+    try:
+        said = json.loads(_switch(home).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and said.get("connected") is True
+
+
+def connect(home: Path, *, on: bool) -> None:
+    """Send everything to the local models, or back. Takes effect in gateways that run, and lasts until it is taken back."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = _switch(home).with_suffix(".new")
+    fresh.write_text(json.dumps({"connected": on}), encoding="utf-8")
+    fresh.replace(_switch(home))  # a gateway reads either the old word or the new one
+
+
+def _switch(home: Path) -> Path:
+    return home / "fallback.json"
