@@ -157,14 +157,15 @@ def walk(top: Path) -> Iterator[tuple[str, os.stat_result]]:
     while pending:
         prefix = pending.pop()
         try:
-            entries = list(os.scandir(top / prefix if prefix else top))
+            with os.scandir(top / prefix if prefix else top) as found:
+                entries = list(found)
         except OSError:
             continue  # unreadable: whoever needs it finds out
         for entry in entries:
             path = f"{prefix}{entry.name}"
-            found = entry.stat(follow_symlinks=False)
-            yield path, found
-            if stat.S_ISDIR(found.st_mode):
+            state = entry.stat(follow_symlinks=False)
+            yield path, state
+            if stat.S_ISDIR(state.st_mode):
                 pending.append(path + "/")
 
 

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,36 +211,51 @@ def settle(tree: Path, owner: disk.Owner) -> None:
     """Give a fresh checkout to `owner`, make its files a little older than its index, and write their new times into the index.
 
     Without this git would read all files again in every workspace: their owner changed after the checkout, and files as new
-    as the index cannot be trusted. Format: gitformat-index(5), versions 2 and 3.
+    as the index cannot be trusted.
     """
     disk.give(tree, owner)
     path = tree / ".git/index"
     if not path.exists():
         return  # an empty tree
-    index = bytearray(path.read_bytes())
-    size = 32 if (tree / ".git/config").read_text().endswith(SHA256) else 20
     when = path.stat().st_mtime_ns - AGE * 10**9
+    top = os.fsencode(tree) + b"/"
+
+    def age(index: bytearray, place: int, name: bytes) -> None:
+        try:
+            os.utime(top + name, ns=(when, when), follow_symlinks=False)
+            found = os.lstat(top + name)
+        except FileNotFoundError:
+            return  # a submodule's folder may be missing
+        if stat.S_ISDIR(found.st_mode):
+            return
+        times = (*divmod(found.st_ctime_ns, 10**9), *divmod(found.st_mtime_ns, 10**9), found.st_dev & 0xFFFFFFFF, found.st_ino & 0xFFFFFFFF)
+        struct.pack_into(">6I", index, place, *times)
+        struct.pack_into(">3I", index, place + 28, found.st_uid, found.st_gid, found.st_size & 0xFFFFFFFF)
+
+    _edit(path, age)
+
+
+def blur(index: Path, names: Set[bytes]) -> None:
+    """Make git read these files again, whatever their times say."""
+
+    def forget(data: bytearray, place: int, name: bytes) -> None:
+        if name in names:
+            struct.pack_into(">4I", data, place, 0, 0, 0, 0)
+
+    _edit(index, forget)
+
+
+def _edit(path: Path, change: Callable[[bytearray, int, bytes], None]) -> None:
+    """Call `change(data, place of the entry, its path)` for each entry of an index. Format: gitformat-index(5), versions 2 and 3."""
+    index = bytearray(path.read_bytes())
+    size = 20 if hashlib.sha1(index[:-20], usedforsecurity=False).digest() == index[-20:] else 32
     (count,) = struct.unpack_from(">I", index, 8)
     place = 12
-    top = os.fsencode(tree) + b"/"
     for _ in range(count):
         (flags,) = struct.unpack_from(">H", index, place + 40 + size)
         start = place + 42 + size + (2 if flags & 0x4000 else 0)
         end = index.index(0, start)
-        _age(index, place, top + index[start:end], when)
+        change(index, place, bytes(index[start:end]))
         place += (end - place + 8) & ~7
     index[-size:] = hashlib.new("sha256" if size == 32 else "sha1", index[:-size]).digest()
     path.write_bytes(index)
-
-
-def _age(index: bytearray, place: int, path: bytes, when: int) -> None:
-    try:
-        os.utime(path, ns=(when, when), follow_symlinks=False)
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return  # a submodule's folder may be missing
-    if stat.S_ISDIR(found.st_mode):
-        return
-    times = (*divmod(found.st_ctime_ns, 10**9), *divmod(found.st_mtime_ns, 10**9), found.st_dev & 0xFFFFFFFF, found.st_ino & 0xFFFFFFFF)
-    struct.pack_into(">6I", index, place, *times)
-    struct.pack_into(">3I", index, place + 28, found.st_uid, found.st_gid, found.st_size & 0xFFFFFFFF)

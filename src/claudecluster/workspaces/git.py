@@ -48,6 +48,7 @@ SETTINGS = {
     "maintenance.auto": "false",
     "index.version": "2",
     "safe.directory": "*",  # our own folders, whoever we are
+    "core.bigFileThreshold": "64m",  # larger files are streamed, not held in memory
     "checkout.workers": "0",
     "pack.threads": "1",
     "advice.detachedHead": "false",

@@ -20,7 +20,7 @@ from claudecluster.model.tree import Workspace
 from claudecluster.ports.sandbox import Sandbox, SandboxProvider
 from claudecluster.workspaces import disk, objects
 from claudecluster.workspaces.disk import Shelf
-from claudecluster.workspaces.frozen import CONFIG, OBJECTS, SHA256
+from claudecluster.workspaces.frozen import CONFIG, OBJECTS, SHA256, blur
 from claudecluster.workspaces.git import OURS, Git
 from claudecluster.workspaces.history import History
 from claudecluster.workspaces.trees import Made, Trees, changes
@@ -105,7 +105,9 @@ class Harvest:
         place = self.trees.place(made.workspace.name)
         index = place / "index" if (place / "index").exists() else made.workspace.layers[0].lower[0] / ".git/index"
         if index.exists():
-            shutil.copyfile(index, private / "index")
+            shutil.copy2(index, private / "index")
+            if made.young:
+                blur(private / "index", {os.fsencode(path) for path, _ in disk.walk(made.workspace.layers[0].upper)})
         if thorough:
             empty = objects.put(self.shelf, "blob", b"", made.at)
             top = Path(made.workspace.layers[0].upper if made.workspace.layers else made.workspace.work)

@@ -92,7 +92,7 @@ def sealed(head: bytes, message: bytes, signature: str, like: str) -> bytes:
 def adopt(shelf: Shelf, quarantine: Path) -> None:
     """Move what a sandbox wrote into the hub: only whole, honest objects, and never over one that is there. Raises Refused."""
     for folder in _folders(quarantine):
-        for file in os.scandir(folder):
+        for file in _entries(folder):
             oid = folder.name + file.name
             if not HEX.fullmatch(oid):
                 continue  # left by a git that was killed
@@ -102,8 +102,13 @@ def adopt(shelf: Shelf, quarantine: Path) -> None:
                 _take(shelf, Path(file.path), oid)
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return list(found)
+
+
 def _folders(quarantine: Path) -> Iterator[Path]:
-    for entry in os.scandir(quarantine):
+    for entry in _entries(quarantine):
         if len(entry.name) == 2 and entry.is_dir(follow_symlinks=False):
             yield Path(entry.path)
 

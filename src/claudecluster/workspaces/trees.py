@@ -32,12 +32,17 @@ WHITEOUT = stat.S_IFCHR  # overlayfs: a character device 0/0 says that the path 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A workspace and what a harvest must know of it. `at` is the tree or commit it began with, `shares` maps names to their upper folders."""
+    """A workspace and what a harvest must know of it.
+
+    `at` is the tree or commit it began with, `shares` maps names to their upper folders. `young`: its base was made in the
+    same second, so that a file changed at once may have the very times it had before.
+    """
 
     workspace: Workspace
     at: str
     layer: str = ""
     shares: Mapping[str, str] | None = None
+    young: bool = False
 
     def dump(self) -> str:
         """Return it as JSON."""
@@ -124,7 +129,9 @@ class Trees:
             disk.folder(upper / name, shelf.owner)
             layers.append(Layer(folders, shares[name], shares[name].with_name("work"), f"{self.work}/{name}"))
         workspace = Workspace(wanted.name, commit, self.work, HOME, tuple(layers), tuple(binds))
-        return Made(workspace, wanted.at or wanted.base, wanted.layer, {name: str(path) for name, path in shares.items()})
+        index = base / ".git/index"
+        young = index.exists() and int(index.stat().st_mtime) >= int(upper.stat().st_mtime)
+        return Made(workspace, wanted.at or wanted.base, wanted.layer, {name: str(path) for name, path in shares.items()}, young)
 
     def _shared(self, wanted: Wanted, base: Path, upper: Path) -> dict[str, tuple[Path, ...]]:
         """Return the untracked folders of the user's copy that are to be seen, each with what set-up made of it on top."""
@@ -148,7 +155,7 @@ class Trees:
         upper, index = draft / "upper", draft / "index"
         commit = at if await self.history.kind(at) == "commit" else wanted.base
         if (base / ".git/index").exists():
-            shutil.copyfile(base / ".git/index", index)
+            shutil.copy2(base / ".git/index", index)  # with its time, by which git knows which files it may trust
         disk.folder(upper / ".git/objects/pack", None)
         env = {"GIT_WORK_TREE": str(upper), "GIT_INDEX_FILE": str(index)}
         hub = self.shelf.hub
@@ -161,7 +168,7 @@ class Trees:
             raise failed("read-tree", done)
         _whiteouts(upper, diff)
         if index.exists():
-            shutil.copyfile(index, upper / ".git/index")
+            shutil.copy2(index, upper / ".git/index")
         if commit != wanted.base:
             disk.folder((upper / ".git" / BRANCH).parent, None)
             (upper / ".git" / BRANCH).write_text(f"{commit}\n")
@@ -186,7 +193,7 @@ class Trees:
         async with shelf.locked("checkout"):
             await self.frozen.fill(tree, at)
         if (tree / ".git/index").exists():
-            shutil.copyfile(tree / ".git/index", draft / "index")
+            shutil.copy2(tree / ".git/index", draft / "index")
         own = disk.folder((home if wanted.home else draft / "home") / "upper", shelf.owner)
         if wanted.layer and not any(own.iterdir()):
             await _copy(self.frozen.layer(wanted.layer) / "home", own)

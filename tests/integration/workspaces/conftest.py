@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from claudecluster.model.errors import NotFound, SandboxLost
+from claudecluster.model.errors import NotFound, SandboxLost, Unavailable
 from claudecluster.model.place import Command, Exit, SandboxSpec, Stream
 from claudecluster.model.tree import Wanted, Workspace
-from claudecluster.ports.sandbox import Process
+from claudecluster.ports.sandbox import Process, SandboxProvider
+from claudecluster.sandboxes.process import ProcessSandboxes
 from claudecluster.testing.places import OpenPlace
 from claudecluster.workspaces import signing
 from claudecluster.workspaces.disk import Owner
 from claudecluster.workspaces.repositories import GitRepositories, LocalHub
 
 ROOT = os.geteuid() == 0
-OWNER = (54321, 54321)
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -46,7 +46,6 @@ class Overlaid:
     """A sandbox made of mounts in a private namespace for each command."""
 
     spec: SandboxSpec
-    owner: Owner
 
     @property
     def name(self) -> str:
@@ -65,8 +64,7 @@ class Overlaid:
 
     @asynccontextmanager
     async def _start(self, command: Command) -> AsyncIterator[Process]:
-        drop = f"setpriv --reuid {self.owner[0]} --regid {self.owner[1]} --clear-groups" if self.owner else ""
-        script = f'{mounting(self.spec)}\nexec {drop} "$@"'
+        script = f'{mounting(self.spec)}\nexec "$@"'
         argv = ("unshare", "-m", "sh", "-c", script, "sh", f"{self.spec.work}/{command.cwd}", *command.argv)
         place = OpenPlace(Path("/"), env={"PATH": PATH, "HOME": self.spec.home, **self.spec.env})
         async with place.start(replace(command, argv=argv, cwd=".")) as process:
@@ -84,19 +82,16 @@ class Places:
     """A provider: overlays in mount namespaces, or plain folders."""
 
     overlays: bool
-    owner: Owner = None
     kind: str = "test"
     made: dict[str, SandboxSpec] = field(default_factory=dict)
-    count: int = 0
 
     async def check(self) -> None:
         """Nothing to check."""
 
     async def create(self, spec: SandboxSpec) -> Overlaid | OpenPlace:
         self.made[spec.name] = spec
-        self.count += 1
         if self.overlays:
-            return Overlaid(spec, self.owner)
+            return Overlaid(spec)
         return OpenPlace(Path(spec.work), env={"PATH": PATH, "HOME": spec.home, **spec.env}, name=spec.name)
 
     async def attach(self, name: str) -> Overlaid | OpenPlace:
@@ -125,7 +120,7 @@ class Lab:
     """Hubs over one state folder, and a way to act as an agent in a workspace."""
 
     state: Path
-    provider: Places
+    provider: SandboxProvider
     repositories: GitRepositories
 
     async def hub(self, repo: Path | str) -> LocalHub:
@@ -152,20 +147,25 @@ class Lab:
         return workspace, ran
 
 
-KINDS = [
-    pytest.param((True, OWNER), id="overlay-other-user", marks=pytest.mark.root),
-    pytest.param((True, None), id="overlay", marks=pytest.mark.root),
-    pytest.param((False, None), id="plain"),
-]
+KINDS = ["process", pytest.param("overlay", marks=pytest.mark.root), "plain"]
 
 
 @pytest.fixture(params=KINDS)
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Lab:
-    """Return a lab with each kind of workspace in turn."""
-    overlays, owner = request.param
-    if overlays and not ROOT:
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
+    """Return a lab with each kind of workspace in turn: the default back end (as root, for another user), overlays as ourselves, plain folders."""
+    state = tmp_path / "claudecluster"
+    if request.param == "process":
+        provider = ProcessSandboxes(state / "sandboxes", PATH)
+        try:
+            await provider.check()
+        except Unavailable as error:
+            pytest.skip(str(error))
+        yield build(state, provider, provider.owner)
+        provider.close()
+    elif request.param == "overlay" and not ROOT:
         pytest.skip("mounting an overlay by hand needs root")
-    return build(tmp_path / "claudecluster", Places(overlays, owner))
+    else:
+        yield build(state, Places(request.param == "overlay"))
 
 
 @pytest.fixture
@@ -174,9 +174,9 @@ def plain(tmp_path: Path) -> Lab:
     return build(tmp_path / "claudecluster", Places(overlays=False))
 
 
-def build(state: Path, provider: Places) -> Lab:
+def build(state: Path, provider: SandboxProvider, owner: Owner = None) -> Lab:
     env = {**os.environ, "HOME": str(state.parent)}
-    return Lab(state, provider, GitRepositories(state, provider, signing.load(state), env=env, owner=provider.owner))
+    return Lab(state, provider, GitRepositories(state, provider, signing.load(state), env=env, owner=owner))
 
 
 Git = Callable[..., str]

@@ -332,7 +332,9 @@ async def test_the_same_commit_is_made_twice_and_is_signed(plain: Any, repo: Pat
     (tmp_path / "allowed").write_text(plain.repositories._signer.allowed_signer)
     configured = ("-c", "gpg.format=ssh", "-c", f"gpg.ssh.allowedSignersFile={tmp_path}/allowed")
     for commit in (one, first):
-        done = subprocess.run(["git", *configured, "verify-commit", commit], cwd=hub.origin.shelf.hub, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *configured, "verify-commit", commit], cwd=hub.origin.shelf.hub, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert 'Good "git" signature for claudecluster@localhost' in done.stderr
 
