@@ -24,7 +24,6 @@ from claudecluster.ports.agent import Brief, Hear, Heard
 from claudecluster.ports.sandbox import Sandbox
 
 REFUSALS = 2  # answers "wrong key" after which we stop; the program itself would try for three minutes
-GRACE = 60.0  # seconds of silence allowed after a result, while background work of the session ends
 UNKNOWN_SESSION = "No conversation found"
 USED_SESSION = "already in use"
 
@@ -80,7 +79,7 @@ class ClaudeCode:
         ear = Ear(hear, work=sandbox.work, session=brief.session)
         async with contextlib.AsyncExitStack() as starting:
             await starting.enter_async_context(self._starts)
-            sitting = _Sitting(ear, Watch(self._clock, idle=self._idle_timeout, limit=brief.task.timeout))
+            sitting = _Sitting(ear, Watch(self._clock, idle=self._idle_timeout, limit=brief.task.timeout), self._idle_timeout)
             alarm = await whichever_first(sitting.talk(command, brief.text, sandbox, starting), sitting.watch.alarm())
         if alarm is not None and ear.result is None:
             return _stopped(ear, alarm, brief, self._idle_timeout)
@@ -93,6 +92,7 @@ class _Sitting:
 
     ear: Ear
     watch: Watch
+    idle: float
     words: str = ""
     exit_code: int | None = None
 
@@ -117,8 +117,8 @@ class _Sitting:
     async def _listen(self, client: ClaudeSDKClient, transport: SandboxTransport) -> None:
         async for message in client.receive_messages():
             self.ear.listen(message)
+            self.watch.idle = self.ear.patience(self.idle)
             if isinstance(message, ResultMessage):
-                self.watch.idle = min(self.watch.idle, GRACE)
                 await transport.end_input()  # it writes its session down, and ends
             if self.ear.refused >= REFUSALS:
                 return

@@ -25,6 +25,8 @@ from claudecluster.model.evidence import Outcome, Report
 from claudecluster.ports.agent import Hear, Heard
 
 SYNTHETIC = "<synthetic>"
+ENDING = 5.0  # seconds a program may take to end after its result
+ERRANDS = 60.0  # the same, while shells run in the background: a test may still end, a server never will
 LONGEST = 2000  # characters of one heard text
 SUBJECTS = ("file_path", "notebook_path", "command", "pattern", "path", "url", "query", "description", "prompt", "skill")
 AUTH = frozenset({401, 403})
@@ -44,6 +46,8 @@ class Ear:
         self._error = ""
         self._resets_at: float | None = None
         self._refused = 0
+        self._background: frozenset[str] = frozenset()
+        self._done = False
         self.model = ""
         self.result: ResultMessage | None = None
 
@@ -52,8 +56,18 @@ class Ear:
         """How many requests in a row were refused for their credentials. The program would go on for minutes; its owner need not."""
         return self._refused
 
+    def patience(self, usual: float) -> float:
+        """Return how many seconds of silence are fine now, where `usual` are while it works.
+
+        A result ends a turn. Sub-agents that still run, and shells in the background, may start another one when they end.
+        """
+        if not self._done or self._background - {"local_bash"}:
+            return usual
+        return min(usual, ERRANDS if self._background else ENDING)
+
     def listen(self, message: Message) -> None:
         """Take one message in."""
+        self._done = isinstance(message, ResultMessage)
         match message:
             case AssistantMessage():
                 self._assistant(message)
@@ -134,6 +148,8 @@ class Ear:
                     f"model {data.get('original_model')} is out ({data.get('trigger')}); {data.get('fallback_model')} goes on",
                     _facts(data),
                 )
+            case "background_tasks_changed":
+                self._background = frozenset(str(task.get("task_type")) for task in data.get("tasks", ()))
             case "compact_boundary":
                 self._say("notice", "the conversation was compacted", _facts(data))
             case _:
