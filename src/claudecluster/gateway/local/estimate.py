@@ -59,5 +59,5 @@ class Estimator:
         """Take the news that this prompt exceeded `limit`; return an estimate that does too, so that the next one is known before."""
         guess = max(1, raw(conversation))
         least = (limit + 1) / guess
-        self._factors[model] = max(self._factors.get(model, 1.0), min(least * 1.05, MOST))
+        self._factors[model] = max(self._factors.get(model, 1.0), min(least * 1.06, MOST))
         return max(limit + 1, int(guess * self._factors[model]))
