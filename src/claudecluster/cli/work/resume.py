@@ -9,7 +9,7 @@ import typer
 from claudecluster.assembly.settings import Settings, load
 from claudecluster.cli import voice
 from claudecluster.cli.loading import load as module
-from claudecluster.cli.serving import Setting, look_now, serve, told
+from claudecluster.cli.serving import Begin, Setting, look_now, serve, told
 from claudecluster.cli.work.plan import Json
 from claudecluster.model.run import RunRecord
 
@@ -29,7 +29,7 @@ def resume(
         voice.say(f"run {outcome.run.id} is over")
         return told(outcome, as_json=as_json)
     extras = {name: path for name, path in (("record", record), ("replay", replay)) if path}
-    return serve(setting_of(outcome.run, extras), _named(outcome.run.id), as_json=as_json)
+    return serve(setting_of(outcome.run, extras), named(outcome.run.id), as_json=as_json)
 
 
 def setting_of(run: RunRecord, extras: dict[str, Path] | None = None) -> Setting:
@@ -39,7 +39,9 @@ def setting_of(run: RunRecord, extras: dict[str, Path] | None = None) -> Setting
     return Setting(settings, str(run.spec.get("sandbox", "process")), str(run.spec.get("network", "none")), extras or {})
 
 
-def _named(run: str) -> Any:
+def named(run: str) -> Begin:
+    """Return what begins a run that is on record already."""
+
     async def begin(_: Any) -> str:
         voice.say(f"run {run}")
         return run
