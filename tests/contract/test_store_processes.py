@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from claudecluster.kit.clock import SystemClock
 from claudecluster.model.errors import Unavailable
@@ -170,4 +171,19 @@ async def test_a_server_that_cuts_connections_loses_no_change(postgres_url: str,
     assert [event.data["n"] for event in facts] == list(range(60))
     assert [event.seq for event in facts] == list(range(2, 62))
     assert unsure < 60
+    await store.close()
+
+
+async def test_a_connection_cut_before_the_commit_is_made_good_unseen(postgres_url: str) -> None:
+    store = await open_store(postgres_url, clock=SystemClock())
+    tries = []
+
+    def work(connection: sa.Connection) -> object:
+        tries.append(1)
+        if len(tries) == 1:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        return connection.exec_driver_sql("SELECT 1").scalar()
+
+    assert await store._db.write(work) == 1
+    assert len(tries) == 2
     await store.close()
