@@ -8,15 +8,19 @@ import hashlib
 import os
 import stat
 import struct
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
 from claudecluster.model.errors import Refused
+from claudecluster.model.place import Bind, Command, SandboxSpec, Stream
+from claudecluster.ports.sandbox import SandboxProvider
 from claudecluster.workspaces import disk
 from claudecluster.workspaces.disk import Shelf
 from claudecluster.workspaces.git import Git, failed, why
 
+HOME = "/home/agent"  # the agent's home as an isolated sandbox shows it
 OBJECTS = "/run/claudecluster-objects"  # where an isolated sandbox sees the user's objects
 BRANCH = "refs/heads/work"
 AGE = 10  # seconds by which a base's files are older than its index, so that git trusts their times
@@ -66,7 +70,13 @@ class Frozen:
 
     shelf: Shelf
     git: Git
-    overlays: bool
+    provider: SandboxProvider
+    work: str
+
+    @property
+    def overlays(self) -> bool:
+        """Whether workspaces are overlays; else they are plain folders."""
+        return self.provider.overlays
 
     def base(self, commit: str) -> Path:
         """Return where a commit's base is, or will be."""
@@ -105,7 +115,15 @@ class Frozen:
             self.skeleton(draft / ".git", commit)
         await self.fill(draft, commit)
         with disk.room("make a base"):
-            await asyncio.to_thread(settle, draft, self.shelf.owner)
+            await asyncio.to_thread(disk.give, draft, self.shelf.owner)
+            await asyncio.to_thread(settle, draft, await self._seen(draft))
+
+    async def _seen(self, tree: Path) -> disk.Owner:
+        """Return the user and group that own the tree's files as a sandbox sees them: it may give its user another number."""
+        spec = SandboxSpec(f"look.{tree.name[-12:]}", self.work, HOME, binds=(Bind(tree, self.work),))
+        out = await output(self.provider, spec, Command(("stat", "-c", "%u %g", "."), timeout=60))
+        uid, _, gid = out.partition(" ")
+        return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
 
     async def fill(self, tree: Path, treeish: str) -> None:
         """Check a commit or tree out into a new folder that has its `.git`. Raises Refused, Unavailable."""
@@ -207,13 +225,27 @@ def _drop(path: Path, attribute: str) -> None:
         return  # it had none
 
 
-def settle(tree: Path, owner: disk.Owner) -> None:
-    """Give a fresh checkout to `owner`, make its files a little older than its index, and write their new times into the index.
+async def output(provider: SandboxProvider, spec: SandboxSpec, command: Command) -> str:
+    """Run one command in a fresh sandbox and return its last line; nothing if it failed. Raises Unavailable, Refused."""
+    last = b""
+    sandbox = await provider.create(spec)
+    try:
+        async with sandbox.start(command) as process:
+            async for line in process.lines():
+                if line.stream is Stream.OUT:
+                    last = line.data
+            ended = await process.wait()
+    finally:
+        await provider.destroy(spec.name)
+    return "" if ended.code else last.decode(errors="replace").strip()
+
+
+def settle(tree: Path, seen: disk.Owner) -> None:
+    """Make the files of a fresh checkout a little older than its index, and write their times and their owner as `seen` into it.
 
     Without this git would read all files again in every workspace: their owner changed after the checkout, and files as new
     as the index cannot be trusted.
     """
-    disk.give(tree, owner)
     path = tree / ".git/index"
     if not path.exists():
         return  # an empty tree
@@ -230,12 +262,12 @@ def settle(tree: Path, owner: disk.Owner) -> None:
             return
         times = (*divmod(found.st_ctime_ns, 10**9), *divmod(found.st_mtime_ns, 10**9), found.st_dev & 0xFFFFFFFF, found.st_ino & 0xFFFFFFFF)
         struct.pack_into(">6I", index, place, *times)
-        struct.pack_into(">3I", index, place + 28, found.st_uid, found.st_gid, found.st_size & 0xFFFFFFFF)
+        struct.pack_into(">3I", index, place + 28, *(seen or (found.st_uid, found.st_gid)), found.st_size & 0xFFFFFFFF)
 
     _edit(path, age)
 
 
-def blur(index: Path, names: Set[bytes]) -> None:
+def blur(index: Path, names: AbstractSet[bytes]) -> None:
     """Make git read these files again, whatever their times say."""
 
     def forget(data: bytearray, place: int, name: bytes) -> None:

@@ -15,12 +15,11 @@ from pathlib import Path
 from claudecluster.kit.processes import run
 from claudecluster.model.errors import Unavailable
 from claudecluster.model.evidence import Changes
-from claudecluster.model.place import Bind, Command, Limits, SandboxSpec, Stream
+from claudecluster.model.place import Bind, Command, Limits, SandboxSpec
 from claudecluster.model.tree import Workspace
-from claudecluster.ports.sandbox import Sandbox, SandboxProvider
 from claudecluster.workspaces import disk, objects
 from claudecluster.workspaces.disk import Shelf
-from claudecluster.workspaces.frozen import CONFIG, OBJECTS, SHA256, blur
+from claudecluster.workspaces.frozen import CONFIG, OBJECTS, SHA256, blur, output
 from claudecluster.workspaces.git import OURS, Git
 from claudecluster.workspaces.history import History
 from claudecluster.workspaces.trees import Made, Trees, changes
@@ -48,7 +47,6 @@ class Harvest:
     git: Git
     history: History
     trees: Trees
-    provider: SandboxProvider
 
     async def tree(self, made: Made) -> tuple[str, tuple[str, ...]]:
         """Write everything in the workspace into the hub as a tree; return it with the paths that differ from its base commit."""
@@ -137,11 +135,7 @@ class Harvest:
             limits=replace(Limits(), file_size=None),
         )
         env = {**_environment(workspace.work, workspace.home), "GIT_ALTERNATE_OBJECT_DIRECTORIES": f"{OBJECTS}:{HUB_OBJECTS}"}
-        sandbox = await self.provider.create(spec)
-        try:
-            return await _output(sandbox, Command(("sh", "-c", script), env=env, timeout=600))
-        finally:
-            await self.provider.destroy(spec.name)
+        return await output(self.trees.frozen.provider, spec, Command(("sh", "-c", script), env=env, timeout=600))
 
     async def _outside(self, workspace: Workspace, private: Path, script: str) -> str:
         env = {"PATH": self.git.env.get("PATH", "/usr/bin:/bin"), **_environment(workspace.work, str(private)), **self.shelf.borrow}
@@ -188,16 +182,6 @@ def _environment(work: str, folder: str) -> dict[str, str]:
         "GIT_INDEX_FILE": f"{folder}/index",
         "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
     }
-
-
-async def _output(sandbox: Sandbox, command: Command) -> str:
-    last = b""
-    async with sandbox.start(command) as process:
-        async for line in process.lines():
-            if line.stream is Stream.OUT:
-                last = line.data
-        ended = await process.wait()
-    return "" if ended.code else last.decode(errors="replace").strip()
 
 
 def _escaped(path: bytes) -> bytes:

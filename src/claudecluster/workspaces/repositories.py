@@ -82,7 +82,7 @@ class LocalHub:
 
     async def layer_key(self, base: str, commands: tuple[str, ...]) -> str:
         """Return the key of a set-up layer."""
-        return await self.layers.key(base, (self.gatherer.provider.kind, *commands))
+        return await self.layers.key(base, (self.layers.provider.kind, *commands))
 
     async def merge(self, base: str, ours: str, theirs: str) -> Merged:
         """Merge in memory."""
@@ -154,7 +154,7 @@ class GitRepositories:
         origin = Origin(found, shelf, self._git)
         await origin.prepare()
         history = History(shelf, self._git, self._signer)
-        frozen = Frozen(shelf, self._git, self._provider.overlays)
+        frozen = Frozen(shelf, self._git, self._provider, found.work)
         user = None if found.remote or found.bare else Path(found.place)
-        trees = Trees(shelf, self._git, history, frozen, found.work, user)
-        return LocalHub(origin, history, frozen, trees, Harvest(shelf, self._git, history, trees, self._provider), self._clock)
+        trees = Trees(shelf, self._git, history, frozen, user)
+        return LocalHub(origin, history, frozen, trees, Harvest(shelf, self._git, history, trees), self._clock)

@@ -21,11 +21,10 @@ from claudecluster.model.place import Bind, Layer
 from claudecluster.model.tree import Wanted, Workspace
 from claudecluster.workspaces import disk
 from claudecluster.workspaces.disk import Shelf
-from claudecluster.workspaces.frozen import BRANCH, OBJECTS, Frozen, Used
+from claudecluster.workspaces.frozen import BRANCH, HOME, OBJECTS, Frozen, Used
 from claudecluster.workspaces.git import Git, failed
 from claudecluster.workspaces.history import History
 
-HOME = "/home/agent"  # the agent's home as an isolated sandbox shows it
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 WHITEOUT = stat.S_IFCHR  # overlayfs: a character device 0/0 says that the path is gone; every user may make one since Linux 5.8
 
@@ -62,13 +61,12 @@ def read(text: str) -> Made:
 
 @dataclass(frozen=True)
 class Trees:
-    """One repository's workspaces. `work` is where an overlay's tree appears; `user` the working copy whose folders may be shared."""
+    """One repository's workspaces. `user` is the working copy whose folders may be shared."""
 
     shelf: Shelf
     git: Git
     history: History
     frozen: Frozen
-    work: str
     user: Path | None
 
     def place(self, name: str) -> Path:
@@ -113,7 +111,7 @@ class Trees:
         commit = await self._fill(wanted, base, draft)
         layer = self.frozen.layer(wanted.layer) if wanted.layer else None
         lower = (base, layer / "tree") if layer else (base,)
-        layers = [Layer(lower, place / "upper", place / "work", self.work)]
+        layers = [Layer(lower, place / "upper", place / "work", self.frozen.work)]
         for part in ("upper", "work"):
             disk.folder((home if wanted.home else draft / "home") / part, shelf.owner)
         binds = [Bind(shelf.objects[0], OBJECTS)]
@@ -127,8 +125,8 @@ class Trees:
             for part in ("upper", "work"):
                 disk.folder(draft / f"share-{len(shares) - 1}" / part, shelf.owner)
             disk.folder(upper / name, shelf.owner)
-            layers.append(Layer(folders, shares[name], shares[name].with_name("work"), f"{self.work}/{name}"))
-        workspace = Workspace(wanted.name, commit, self.work, HOME, tuple(layers), tuple(binds))
+            layers.append(Layer(folders, shares[name], shares[name].with_name("work"), f"{self.frozen.work}/{name}"))
+        workspace = Workspace(wanted.name, commit, self.frozen.work, HOME, tuple(layers), tuple(binds))
         index = base / ".git/index"
         young = index.exists() and int(index.stat().st_mtime) >= int(upper.stat().st_mtime)
         return Made(workspace, wanted.at or wanted.base, wanted.layer, {name: str(path) for name, path in shares.items()}, young)
