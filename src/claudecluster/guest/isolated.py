@@ -97,7 +97,6 @@ def _bubblewrap_options(order: Mapping[str, Any]) -> bytes:
         options.append("--unshare-net")
     options += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     options += ["--bind", stage.STAGE, "/", "--proc", "/proc", "--dev", "/dev"]
-    options += ["--perms", "1777", "--size", str(order["tmp_size"]), "--tmpfs", "/tmp"]  # noqa: S108 - the guest's own
     options += ["--chdir", "/", "--clearenv"]
     for name, value in _environment(order).items():
         options += ["--setenv", name, value]

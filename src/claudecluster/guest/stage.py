@@ -54,6 +54,10 @@ def build(parts: Sequence[Mapping[str, Any]], order: Mapping[str, Any], owner: t
         os.close(_spot(folder, folder=True, owner=owner))
     for name, target in order["links"].items():
         os.symlink(target, STAGE + name)
+    # before anything is shown below it: a workspace or a home may well lie under /tmp
+    scratch = f"{STAGE}/tmp"  # noqa: S108 - the guest's own
+    linux.mount("tmpfs", scratch, "tmpfs", options=f"mode=1777,size={order.get('tmp_size', 1 << 30)}")
+    linux.harden(scratch, readonly=False)
     pieces: list[tuple[str, str, Mapping[str, Any]]] = [("/etc", ETC, {})]
     pieces += [
         (parts[number]["at"], f"{PARTS}/{number}", parts[number]) for number in order["parts"] if os.path.exists(f"{PARTS}/{number}")
@@ -94,6 +98,7 @@ def _overlay(at: str, layer: Mapping[str, Any], owner: tuple[int, int], extra: s
     try:
         _forget_volatile(HOST + layer["work"])
         linux.mount("overlay", f"/proc/self/fd/{spot}", "overlay", options=options)
+        os.chmod(f"{HOST}{layer['work']}/work", 0o700)  # the kernel makes it 000, which an ordinary user could not remove again
     except OSError as error:
         raise Trouble(f"cannot layer {layer['upper']} over {', '.join(layer['lower'])}: {error.strerror}") from error
     finally:
