@@ -46,12 +46,12 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
 
 
 def marked(text: str) -> list[int]:
-    """Return the processes, other than ours, whose command line or environment holds a text."""
+    """Return the processes, other than ours, whose command line holds a text."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if text.encode() in (entry / "cmdline").read_bytes() or text.encode() in (entry / "environ").read_bytes():
+                if text in (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"):
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -119,12 +119,11 @@ def test_a_failing_command_is_a_failed_task(cli: Any, repo: Path, task_file: Tas
 
 def test_tasks_that_touch_the_same_line_both_land_the_second_on_top_of_the_first(cli: Any, make_repo: Any, task_file: Tasks) -> None:
     repo = make_repo("counter", {"count.txt": "0\n"})
-    add = "n=$(cat count.txt); sleep 0.5; echo $((n+1)) > count.txt"
-    file = task_file([{"id": "a", "run": add}, {"id": "b", "run": add}, {"id": "c", "run": add}])
+    file = task_file([{"id": name, "run": f"n=$(head -c 1 count.txt); sleep 0.5; echo $((n+1)) {name} > count.txt"} for name in "abc"])
     answer = cli("run", "--tasks", str(file), "--json", cwd=repo)
     assert answer.code == 0, answer.err
     result = answer.json()
-    assert git(repo, "show", f"{result['branch']}:count.txt") == "3"
+    assert git(repo, "show", f"{result['branch']}:count.txt").startswith("3")
     assert sum(task["attempts"] for task in result["tasks"]) > 3
 
 

@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from claudecluster.agents.claude_code import ClaudeCode
-from claudecluster.agents.command import CommandAgent
 from claudecluster.assembly import plugins
 from claudecluster.assembly.settings import Settings, environment
 from claudecluster.engine.cluster import Cluster
@@ -35,16 +34,14 @@ async def opened(
     """Yield a Cluster on an open store. Raises Refused for an unknown sandbox, Unavailable."""
     del record, replay
     clock = SystemClock()
-    claude = ClaudeCode(clock=clock)
-    provider = sandboxes(settings, sandbox, (claude.cli.parent,), clock)
+    provider = sandboxes(settings, sandbox, claude_folder(), clock)
     gateway = LocalGateway(gateway_config(settings, clock), store.meter)
-    own: dict[str, Agent] = {"claude-code": claude, "command": CommandAgent()}
     parts = Parts(
         store=store,
         roster=store.roster,
         repositories=repositories(settings, provider, clock),
         sandboxes=provider,
-        agent=lambda name: own[name] if name in own and plugins.ours("agents", name) else _agent(name),
+        agent=_agent,
         check=_check,
         gateway=gateway,
         notary=Notary(signing.load(settings.home / "keys")),
@@ -96,8 +93,17 @@ def engine_url(settings: Settings) -> str:
     return settings.database
 
 
+def claude_folder() -> tuple[Path, ...]:
+    """Return the folder of the Claude Code CLI that comes with the SDK, without importing it: that costs a second."""
+    spec = find_spec("claude_agent_sdk")
+    return (Path(spec.origin).parent / "_bundled",) if spec is not None and spec.origin else ()
+
+
 @cache
 def _agent(name: str) -> Agent:
+    """Load an agent when a task names it: the SDK behind `claude-code` takes a second to import."""
+    if plugins.ours("agents", name):
+        return cast("Agent", plugins.load("agents", name)())
     return cast("Agent", plugins.make("agents", name, {}))
 
 

@@ -5,9 +5,11 @@ A process serves one run at a time and only that run's queues, so two terminals 
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 
 from claudecluster.engine import durable
 from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, WAKE, Flows, control, lane, pool, run_workflow, task_workflow
+from claudecluster.engine.orders import order_of
 from claudecluster.engine.parts import Parts
 from claudecluster.engine.rollback import rollback_order
 from claudecluster.engine.steps.attempt import Attempts
@@ -16,6 +18,7 @@ from claudecluster.engine.steps.progress import Progress
 from claudecluster.engine.steps.scene import Scenes
 from claudecluster.engine.submission import Submission
 from claudecluster.engine.vigil import Vigil
+from claudecluster.model import ids
 from claudecluster.model.errors import Conflict
 from claudecluster.model.event import Change
 from claudecluster.model.order import Order
@@ -24,17 +27,47 @@ from claudecluster.model.run import RunRecord, RunState, TaskState
 LOOK = 0.2  # seconds between looks at a run that another process serves
 
 
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What serves one run in this process."""
+
+    run: str
+    flows: Flows
+    engine: durable.Durable
+    vigil: Vigil
+
+
 class Cluster:
     """Runs orders. One per process."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._flows: Flows | None = None
-        self._durable: durable.Durable | None = None
+        self._bench: Bench | None = None
 
     async def submit(self, order: Order) -> str:
         """Check everything and write the run down; return its id. Raises Refused or Unavailable, and then nothing was written."""
-        return await Submission(self._parts).submit(order)
+        run = ids.new_run()
+        warming = asyncio.create_task(self._warm(run, order.workers))  # the engine comes up while the order is checked
+        try:
+            checked = await Submission(self._parts).check(order, run)
+        finally:
+            await warming
+        await Submission(self._parts).write(checked, run)
+        return run
+
+    async def _warm(self, run: str, workers: int) -> "Bench":
+        """Start the engine on a run's queues, once."""
+        if self._bench is None:
+            scenes = Scenes(self._parts)
+            flows = Flows(Attempts(self._parts, scenes), Landings(self._parts, scenes), Progress(self._parts, scenes))
+            vigil = Vigil(self._parts.roster, self._parts.clock, run)
+            engine = durable.Durable(self._parts.engine_url, vigil.id)
+            self._bench = Bench(run, flows, engine, vigil)
+            engine.register(flows.named())
+            await engine.start({control(run): None, pool(run): max(workers, 1), lane(run): 1})
+        if self._bench.run != run:
+            raise Conflict(f"this process serves run {self._bench.run}", hint=f"claudecluster resume {run}")
+        return self._bench
 
     async def rollback(self, run: str, task: str = "") -> str:
         """Write down a run that takes back a run's landings, or one task's, and return its id. Raises NotFound, Refused, Conflict."""
@@ -46,54 +79,45 @@ class Cluster:
         When cancelled, the run is marked interrupted and can be served again; the caller must then end the process without
         further ado (its agents end with it).
         """
-        parts = self._parts
-        record = await parts.store.run(run)
-        vigil = Vigil(parts.roster, parts.clock, run)
+        record = await self._parts.store.run(run)
         while not record.state.over:
-            dead = await vigil.take()
+            bench = await self._warm(run, order_of(record.spec).workers)
+            dead = await bench.vigil.take()
             if dead is not None:
-                return await self._serve(record, vigil, dead)
-            await parts.clock.sleep(LOOK)
-            record = await parts.store.run(run)
+                return await self._serve(record, bench, dead)
+            await self._parts.clock.sleep(LOOK)
+            record = await self._parts.store.run(run)
             if record.state is RunState.WAITING:
-                return record
+                break
         return record
 
-    async def _serve(self, record: RunRecord, vigil: Vigil, dead: list[str]) -> RunRecord:
+    async def _serve(self, record: RunRecord, bench: "Bench", dead: list[str]) -> RunRecord:
         parts, run = self._parts, record.id
-        scenes = Scenes(parts)
-        flows = Flows(Attempts(parts, scenes), Landings(parts, scenes), Progress(parts, scenes))
-        self._flows = flows
-        await self._sweep(run)
-        engine = durable.Durable(parts.engine_url, vigil.id)
-        self._durable = engine
-        engine.register(flows.named())
         try:
+            await self._sweep(run)
             await parts.store.change(
-                Change(run, "run.serving", set={"state": RunState.RUNNING}, data={"worker": vigil.id}, unless_over=True)
+                Change(run, "run.serving", set={"state": RunState.RUNNING}, data={"worker": bench.vigil.id}, unless_over=True)
             )
-            order = (await scenes.of(run)).order
-            await engine.start({control(run): None, pool(run): order.workers, lane(run): 1})
-            vigil.keep(lambda: self._obey(run))
-            await flows.begin(run)
+            bench.vigil.keep(lambda: self._obey(run))
+            await bench.flows.begin(run)
             for worker in dead:
-                await engine.take_over(worker)
+                await bench.engine.take_over(worker, control(run))
                 await parts.roster.forget(worker)
             await self._go_on(record)
             return await self._settled(run)
         except asyncio.CancelledError:
-            flows.closing.set()
+            bench.flows.closing.set()
             await self._interrupted(run)
             raise
         finally:
-            await vigil.leave()
+            await bench.vigil.leave()
 
     async def _settled(self, run: str) -> RunRecord:
         async for event in self._parts.store.since(run, 0):
             if event.kind.startswith("run."):
                 record = await self._parts.store.run(run)
                 if record.state.over or record.state is RunState.WAITING:
-                    if record.state.over and self._durable is not None:
+                    if record.state.over:
                         await self._sweep(run)
                     return record
         raise Conflict(f"run {run} vanished from the store")
@@ -111,7 +135,7 @@ class Cluster:
         """Carry out cancel requests that others wrote to the store."""
         record = await self._parts.store.run(run)
         for task in await self._parts.store.tasks(run):
-            if task.state.over or not (record.cancel or task.cancel) or self._flows is None:
+            if task.state.over or not (record.cancel or task.cancel) or self._bench is None:
                 continue
             match task.state:
                 case TaskState.PENDING:
@@ -119,7 +143,7 @@ class Cluster:
                 case TaskState.WAITING:
                     await durable.send(task_workflow(run, task.id), CANCEL, INBOX)
                 case _:
-                    await self._flows.cancel(task.id)
+                    await self._bench.flows.cancel(task.id)
 
     async def _interrupted(self, run: str) -> None:
         with contextlib.suppress(Exception):
@@ -134,7 +158,6 @@ class Cluster:
 
     async def close(self) -> None:
         """Stop the engine."""
-        if self._flows is not None:
-            self._flows.closing.set()
-        if self._durable is not None:
-            await self._durable.stop()
+        if self._bench is not None:
+            self._bench.flows.closing.set()
+            await self._bench.engine.stop()

@@ -68,11 +68,11 @@ class Durable:
         finally:
             client.destroy()
 
-    async def take_over(self, dead: str) -> int:
-        """Restart, on their own queues, the workflows a dead executor was running. Returns how many; idempotent."""
+    async def take_over(self, dead: str, otherwise: str) -> int:
+        """Restart what a dead executor was running on its own queues, or on queue `otherwise`. Returns how many; idempotent."""
         pending = await DBOS.list_workflows_async(executor_id=dead, status="PENDING", load_input=False, load_output=False)
         for found in pending:
-            await DBOS.resume_workflow_async(found.workflow_id, queue_name=found.queue_name)
+            await DBOS.resume_workflow_async(found.workflow_id, queue_name=found.queue_name or otherwise)
         return len(pending)
 
     def _refuse_when_stopped(self, *_: object) -> None:
@@ -107,6 +107,12 @@ async def enqueue(queue: str, workflow: str, flow: Flow, *args: object, priority
     """Enqueue a workflow under its id (a second time is the same one) and return its handle."""
     with SetWorkflowID(workflow), SetEnqueueOptions(priority=priority):
         return await DBOS.enqueue_workflow_async(queue, flow, *args)
+
+
+async def begin(workflow: str, flow: Flow, *args: object) -> None:
+    """Start a workflow here and now under its id; one that was begun before is left alone. For parents: they bind no worker."""
+    with SetWorkflowID(workflow):
+        await DBOS.start_workflow_async(flow, *args)
 
 
 async def step(name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object, preemptible: bool = False) -> Any:

@@ -104,8 +104,8 @@ class Flows:
         return {f"claudecluster.{name}": flow for name, flow in self._flows.items()}
 
     async def begin(self, run: str) -> None:
-        """Put a run's workflow on its queue; one that is there already stays as it is."""
-        await durable.enqueue(control(run), run_workflow(run), self._flows["run"], run)
+        """Start a run's workflow; one that was begun before stays as it is."""
+        await durable.begin(run_workflow(run), self._flows["run"], run)
 
     async def run(self, run: str) -> None:
         """Start tasks as they become ready, until none is left."""
@@ -115,7 +115,7 @@ class Flows:
             turn = await self._step("turn", self._progress.turn, run, sorted(started))
             for task, priority in turn["start"]:
                 started.add(task)
-                await durable.enqueue(control(run), task_workflow(run, task), self._flows["task"], run, task, priority)
+                await durable.begin(task_workflow(run, task), self._flows["task"], run, task, priority)
             if turn["over"]:
                 break
             await durable.receive(WAKE, 3600.0)

@@ -7,7 +7,6 @@ from claudecluster.engine.parts import Parts
 from claudecluster.engine.steps.attempt import REVERT
 from claudecluster.engine.steps.gates import Gates, Site
 from claudecluster.graph import check as graph
-from claudecluster.model import ids
 from claudecluster.model.errors import Refused, Unavailable
 from claudecluster.model.order import Order
 from claudecluster.model.run import RunRecord, RunState, TaskRecord, TaskState
@@ -20,19 +19,17 @@ class Submission:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def submit(self, order: Order) -> str:
-        """Return the new run's id. Raises Refused or Unavailable with nothing written."""
+    async def check(self, order: Order, run: str) -> Order:
+        """Return the order with nothing left open. Raises Refused or Unavailable; writes nothing."""
         graph.verify(order.plan)
         await self._workers(order)
         hub = await self._parts.repositories.open(order.repo)
         base = await hub.resolve(order.base or order.plan.base or "HEAD")
-        run = ids.new_run()
         branch = order.branch or f"claudecluster/{run}"
         await hub.check_branch(branch, base)
         order = replace(order, base=base, branch=branch, repo=hub.source)
         await self._gates(hub, order, run)
-        await self._write(run, order)
-        return run
+        return order
 
     async def _workers(self, order: Order) -> None:
         """See that everyone who will work can."""
@@ -61,7 +58,8 @@ class Submission:
                 hint="put its folder on PATH, share a virtual environment (share:), or install it with setup: commands",
             )
 
-    async def _write(self, run: str, order: Order) -> None:
+    async def write(self, order: Order, run: str) -> None:
+        """Add the run and its tasks to the store, in one transaction."""
         now = self._parts.clock.now()
         record = RunRecord(
             run, RunState.RUNNING, order.repo, order.base, order.branch, order.base, order.plan.goal, pack(ORDER, order), now
