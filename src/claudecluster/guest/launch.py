@@ -101,6 +101,7 @@ class Launcher:
             self._let_go()
             order = json.loads(contents(fds[0]))
             if self._plain:
+                tell(control, pid=os.getpid())
                 plain.run(order, fds, control, launcher)
             tell(control, pid=int(os.readlink(f"{stage.HOST}/proc/self")))
             if order["kind"] == "run":

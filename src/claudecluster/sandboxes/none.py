@@ -6,6 +6,7 @@ give plain folders as binds, and the work folder is the bind's source.
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ class NoSandboxes:
 
     async def destroy(self, name: str) -> None:
         """Remove it and all it holds, processes first; workspace folders stay. Unknown names are fine. Raises Unavailable."""
-        await asyncio.to_thread(self.records.end_runs, name)
+        await asyncio.to_thread(self.records.end_runs, name, signal.SIGTERM)  # its supervisor then kills the tree
         self.records.remove(name)
 
     async def names(self, prefix: str) -> list[str]:
@@ -123,7 +124,10 @@ class PlainPlace:
         await asyncio.to_thread(_replace, path, self._confined(path), data)
 
     def _confined(self, path: str) -> Path:
-        real = Path(inside(path, self._work, self._home)).resolve()
+        try:
+            real = Path(inside(path, self._work, self._home)).resolve()
+        except RuntimeError as error:
+            raise Refused(f"{path!r} is a link to itself") from error
         if not any(real.is_relative_to(Path(root).resolve()) for root in (self._work, self._home)):
             raise Refused(f"{path!r} leads out of the sandbox's folders")
         if real.exists() and not real.is_file():

@@ -60,6 +60,7 @@ class ProcessSandboxes:
         path: str,
         *,
         readonly: Sequence[Path] = (),
+        bubblewrap: str = "bwrap",
         account: Account | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -69,8 +70,9 @@ class ProcessSandboxes:
         account = account or Account()
         self.owner = (account.uid, account.gid) if os.getuid() == 0 else None
         self._path = path
+        self._bubblewrap = bubblewrap
         self._readonly = tuple(readonly)
-        self._home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+        self._home = _home()
         self._view: _View | None = None
         self._works = False
 
@@ -155,7 +157,7 @@ class ProcessSandboxes:
         return tuple(Bind(part.source, part.at) for part in needed if not any(Path(part.at).is_relative_to(at) for at in shown))
 
     def _settings(self) -> dict[str, Any]:
-        bwrap = shutil.which("bwrap", path=f"{self._path}:/usr/bin:/usr/local/bin")
+        bwrap = shutil.which(self._bubblewrap, path=f"{self._path}:/usr/bin:/usr/local/bin")
         if bwrap is None:
             raise Unavailable("bubblewrap is not installed", hint=_INSTALL)
         release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
@@ -247,6 +249,13 @@ class ProcessSandbox:
                 raise SandboxLost(f"sandbox {self.name} is gone: {error.strerror}", hint="make a new attempt") from error
             self._extra = (*extra, *self._provider.interpreters(self._spec))
         return self._extra
+
+
+def _home() -> Path:
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # containers run as users that nobody has listed
+        return Path("/nonexistent")
 
 
 def _hint() -> str:

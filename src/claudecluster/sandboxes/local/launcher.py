@@ -147,8 +147,8 @@ class Launcher:
         return live
 
     def _spawn(self) -> "_Live":
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         data = wire.anonymous(json.dumps(self._settings()).encode())
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [self._python, "-I", "-S", "-c", _BOOT, str(_PACKAGES), str(theirs.fileno())]
         try:
             process = subprocess.Popen(

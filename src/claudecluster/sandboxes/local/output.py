@@ -4,13 +4,21 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from claudecluster.model.place import Line, Stream
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # small, so that a process that only shouts leaves the event loop room
 _HELD = 4 << 20  # bytes of whole lines kept before the process has to wait
-_LINE_COST = 150  # bytes of memory a line takes besides its own
+_LINE_COST = 50  # bytes of memory a line takes besides its own
 _LONGEST = 256 << 20  # a line that does not end here is handed out in pieces, so that memory stays bounded
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    stream: Stream
+    lines: deque[bytes]
+    size: int
 
 
 class Output:
@@ -21,7 +29,7 @@ class Output:
         self._open = {Stream.OUT: out, Stream.ERR: err}
         self._parts: dict[Stream, list[bytes]] = {Stream.OUT: [], Stream.ERR: []}  # of lines that have not ended
         self._sizes = {Stream.OUT: 0, Stream.ERR: 0}
-        self._lines: deque[Line] = deque()
+        self._batches: deque[_Batch] = deque()
         self._held = 0
         self._reading = False  # whether the pipes are being watched
         self._reader = False  # whether somebody has asked for lines
@@ -36,12 +44,13 @@ class Output:
         self._reader = True
         try:
             while True:
-                while self._lines:
-                    line = self._lines.popleft()
-                    self._held -= len(line.data) + _LINE_COST
+                while self._batches:
+                    batch = self._batches[0]
+                    while batch.lines:
+                        yield Line(batch.stream, batch.lines.popleft())
+                    self._drop_oldest()
                     if self._held < _HELD // 2:
                         self._watch()
-                    yield line
                 if not self._open:
                     return
                 self._news.clear()
@@ -60,7 +69,7 @@ class Output:
         for stream, fd in list(self._open.items()):
             while self._read(stream, fd):
                 pass
-        held = b"\n".join(line.data for line in self._lines)
+        held = b"\n".join(line for batch in self._batches for line in batch.lines)
         return held.decode(errors="replace").strip()
 
     def close(self) -> None:
@@ -92,36 +101,41 @@ class Output:
         except OSError:
             data = b""
         *whole, rest = data.split(b"\n")
-        for line in whole:
-            self._part(stream, line)
-            self._complete(stream)
-        self._part(stream, rest)
+        if whole:
+            whole[0] = self._joined(stream) + whole[0]
+            self._add(stream, whole)
+        if rest:
+            self._parts[stream].append(rest)
+            self._sizes[stream] += len(rest)
         if not data:
             self._loop.remove_reader(fd)
             os.close(self._open.pop(stream))
         if self._sizes[stream] > (_LONGEST if data else 0):
-            self._complete(stream)
+            self._add(stream, [self._joined(stream)])
         self._news.set()
         self._hold_back()
         return bool(data)
 
-    def _part(self, stream: Stream, data: bytes) -> None:
-        if data:
-            self._parts[stream].append(data)
-            self._sizes[stream] += len(data)
-
-    def _complete(self, stream: Stream) -> None:
-        line = Line(stream, b"".join(self._parts[stream]))
+    def _joined(self, stream: Stream) -> bytes:
+        """Take the line that has begun."""
+        data = b"".join(self._parts[stream])
         self._parts[stream].clear()
         self._sizes[stream] = 0
-        self._lines.append(line)
-        self._held += len(line.data) + _LINE_COST
+        return data
+
+    def _add(self, stream: Stream, lines: list[bytes]) -> None:
+        batch = _Batch(stream, deque(lines), sum(map(len, lines)) + len(lines) * _LINE_COST)
+        self._batches.append(batch)
+        self._held += batch.size
+
+    def _drop_oldest(self) -> None:
+        self._held -= self._batches.popleft().size
 
     def _hold_back(self) -> None:
         if self._held <= _HELD:
             return
         if self._dropping and not self._reader:
-            while self._held > _HELD and len(self._lines) > 1:
-                self._held -= len(self._lines.popleft().data) + _LINE_COST
+            while self._held > _HELD and len(self._batches) > 1:
+                self._drop_oldest()
         else:
             self._unwatch()

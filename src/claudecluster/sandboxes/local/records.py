@@ -96,19 +96,19 @@ class Records:
         finally:
             mark.unlink(missing_ok=True)
 
-    def end_runs(self, name: str) -> None:
-        """Kill what is on record as running. Unknown names are fine. Blocks for up to two seconds. Raises Unavailable if something lives on."""
+    def end_runs(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send what is on record as running a signal and wait for its end. Unknown names are fine. Blocks for up to two seconds. Raises Unavailable if something lives on."""
         with contextlib.suppress(FileNotFoundError):
             marks = [entry for entry in self.folder(name).iterdir() if entry.name.startswith(_RUN)]
             for mark in marks:
-                _end(int(mark.name.removeprefix(_RUN)), mark.read_text())
+                _end(int(mark.name.removeprefix(_RUN)), mark.read_text(), number)
 
 
-def _end(pid: int, start: str) -> None:
+def _end(pid: int, start: str, number: signal.Signals) -> None:
     deadline = time.monotonic() + _PATIENCE
     while start and born(pid) == start:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM if time.monotonic() < deadline - _PATIENCE / 2 else signal.SIGKILL)
+            os.kill(pid, number)
         if time.monotonic() > deadline:
             raise Unavailable(f"process {pid} does not end")
         time.sleep(0.002)
