@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import os
+import secrets
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from claudecluster.kit.processes import born
 from claudecluster.model.errors import Refused, Unavailable
 
 MAGIC = b"SSHSIG"
@@ -85,8 +85,7 @@ def load(folder: Path, *, name: str = "ClaudeCluster", email: str = "claudeclust
 def _make(path: Path) -> None:
     """Two processes may come here at once: the first link wins, so both use the same key."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}-{os.getpid()}-{born(os.getpid())}")
-    draft.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
         file.write(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
         file.flush()

@@ -205,7 +205,7 @@ def picture() -> Callable[[Path], str]:
             for name in (*names, *files):
                 path = Path(folder, name)
                 state = path.lstat()
-                content = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
+                content = str(path.readlink()) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
                 found[str(path.relative_to(top))] = (state.st_mode, state.st_uid, content)
         return json.dumps(found, sort_keys=True)
 

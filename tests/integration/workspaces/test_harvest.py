@@ -16,7 +16,7 @@ REF = "refs/claudecluster/r/t/1"
 
 @pytest.fixture
 def repo(make_repo: RepoMaker, git: Any) -> Path:
-    """A repository with an ignore file and a few files."""
+    """Make a repository with an ignore file and a few files."""
     return make_repo(
         "repo", {"a.txt": "a\n", "b/c.txt": "c\n", "old name.txt": "a long enough text to be a rename\n", ".gitignore": "*.log\n"}
     )
@@ -43,7 +43,7 @@ line"; echo ü > 'ünï.txt'; echo '#!/bin/sh' > tool; chmod +x tool; echo no > 
     assert await hub.tree(changes.commit) == changes.tree
     listing = git(hub.origin.shelf.hub, "-c", "core.quotePath=false", "ls-tree", "-r", changes.commit)
     assert "120000 blob" in listing
-    assert [line for line in listing.splitlines() if line.endswith("\ttool")][0].startswith("100755")
+    assert next(line for line in listing.splitlines() if line.endswith("\ttool")).startswith("100755")
     assert content(hub, git, changes.commit, "link") == "/etc/passwd"
     git(hub.origin.shelf.hub, "fsck", "--strict", changes.commit)
     assert git(hub.origin.shelf.hub, "log", "-1", "--format=%B", changes.commit).startswith("Everything\n\nwith a body")

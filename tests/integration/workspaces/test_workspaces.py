@@ -20,7 +20,7 @@ RepoMaker = Callable[..., Path]
 
 @pytest.fixture
 def mixed(make_repo: RepoMaker, git: Any) -> Path:
-    """A repository with every kind of file."""
+    """Make a repository with every kind of file."""
     repo = make_repo(
         "mixed", {"plain.txt": "plain\n", "folder/deep/file.py": "x = 1\n", "gone/a": "a\n", "gone/b": "b\n", "README.md": "read me\n"}
     )
@@ -38,6 +38,26 @@ def mixed(make_repo: RepoMaker, git: Any) -> Path:
     git(repo, "commit", "-qm", "every kind of file")
     git(repo, "tag", "-a", "v1.2", "-m", "version")
     return repo
+
+
+def swept(hub: Any) -> list[Path]:
+    """Return what is left in the scratch folder once threads that remove have had their time."""
+    deadline = time.monotonic() + 20
+    while (left := list((hub.origin.shelf.folder / "scratch").iterdir())) and time.monotonic() < deadline:
+        hub.origin.shelf.prepare()
+        time.sleep(0.02)
+    return left
+
+
+def kill_after(delay: float, argv: list[str]) -> None:
+    """Start a maker of workspaces, and kill it so long after it has found its repository."""
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout
+    process.stdout.readline()
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
 
 
 async def landed(lab: Any, hub: Any, script: str, name: str) -> str:
@@ -144,10 +164,7 @@ async def test_what_is_discarded_soon_leaves_the_disk_whatever_its_modes(lab: An
     workspace, _ = await lab.done(hub, f"({deep}); mkdir closed && echo x > closed/x && chmod 000 closed", "t.1")
     await hub.discard(workspace.name)
     assert await hub.workspaces("") == []
-    deadline = time.monotonic() + 20
-    while list((hub.origin.shelf.folder / "scratch").iterdir()) and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-    assert list((hub.origin.shelf.folder / "scratch").iterdir()) == []
+    assert swept(hub) == []
 
 
 async def test_names_that_are_no_file_names_are_refused(lab: Any, mixed: Path) -> None:
@@ -286,12 +303,19 @@ KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 from claudecluster.model.tree import Wanted
+from claudecluster.testing.places import OpenPlace
 from claudecluster.workspaces import signing
 from claudecluster.workspaces.repositories import GitRepositories
 
 class Provider:
     kind = "test"
     overlays = sys.argv[3] == "True"
+
+    async def create(self, spec):
+        return OpenPlace(spec.binds[0].source, env=dict(os.environ))
+
+    async def destroy(self, name):
+        pass
 
 async def main():
     state = Path(sys.argv[1])
@@ -309,24 +333,14 @@ async def test_a_kill_at_any_moment_of_the_making_is_mended_by_the_next_call(lab
     repo = make_repo("large", {f"folder-{number % 40}/file-{number}.txt": f"{number}\n" for number in range(1000)})
     argv = [sys.executable, "-c", KILLED, str(lab.state), str(repo), str(lab.provider.overlays)]
     for delay in (0.0, 0.02, 0.06):
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True)
-        assert process.stdout
-        process.stdout.readline()
-        await asyncio.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        await asyncio.to_thread(kill_after, delay, argv)
     hub = await lab.hub(repo)
     base = await hub.resolve("")
     workspace = await hub.workspace(Wanted("killed", base))
     ran = await lab.act(workspace, "git status --porcelain; git ls-files | wc -l; find . -name '*.txt' | wc -l")
     assert ran.out.split() == ["1000", "1000"]
     assert await hub.workspaces("") == ["killed"]
-    deadline = time.monotonic() + 20
-    while (left := list((hub.origin.shelf.folder / "scratch").iterdir())) and time.monotonic() < deadline:
-        hub.origin.shelf.prepare()
-        await asyncio.sleep(0.05)
-    assert left == []
+    assert swept(hub) == []
 
 
 async def test_no_file_is_read_again_to_know_that_nothing_changed(lab: Any, make_repo: RepoMaker) -> None:
