@@ -59,7 +59,7 @@ class SqlRoster:
         await self._db.write(lambda connection: connection.execute(statement).rowcount)
 
     async def lease(self, name: str, owner: str, seconds: float) -> bool:
-        """Take or renew a lease; False while somebody else holds it."""
+        """Take or renew a lease; False while somebody else holds it, and for the dead."""
         now = self._clock.now()
         row = {"owner": owner, "until": now + seconds}
         statement = self._db.insert(leases).values(name=name, **row)
@@ -67,6 +67,8 @@ class SqlRoster:
         statement = statement.on_conflict_do_update(index_elements=["name"], set_=row, where=free)
 
         def work(connection: sa.Connection) -> bool:
+            if connection.execute(DEAD, {"worker": owner}).scalar():
+                return False
             connection.execute(statement)
             holder: str = connection.execute(HOLDER, {"lease": name}).scalar_one()
             return holder == owner

@@ -153,9 +153,8 @@ class StoreContract:
             await refusal(NotFound, call)
         await begun(store)
         await refusal(NotFound, lambda: store.task(RUN, "z"))
-        await refusal(NotFound, lambda: store.change(Change(RUN, "x", task="z", set={"attempts": 1})))
-        await refusal(NotFound, lambda: store.change(Change(RUN, "x", task="z")))
-        await refusal(NotFound, lambda: store.change(Change(RUN, "x", task="z", unless_over=True)))
+        for change in (Change(RUN, "x", "z", set={"attempts": 1}), Change(RUN, "x", "z"), Change(RUN, "x", "z", unless_over=True)):
+            await refusal(NotFound, partial(store.change, change))
 
     async def test_a_note_never_changes(self, memory: Memory) -> None:
         """The first value is what everybody gets, with empty and null values too."""
@@ -236,8 +235,7 @@ class FactsContract:
         )
         task = await memory.store.task(RUN, "a")
         assert (task.state, task.attempts, task.gates) == (TaskState.RUNNING, 2, gates)
-        run = await memory.store.run(RUN)
-        assert (run.state, run.head) == (RunState.WAITING, "h")
+        assert ((await memory.store.run(RUN)).state, (await memory.store.run(RUN)).head) == (RunState.WAITING, "h")
         assert (await memory.store.task(RUN, "b")) == a_task("b", 1)
         first, judged, waiting = await memory.store.events(RUN)
         assert (first.kind, first.run, first.at) == ("run.created", RUN, memory.clock.now() - 5)
@@ -360,10 +358,12 @@ class RosterContract:
         assert await memory.roster.workers(RUN) == [replace(worker, seen=11.0)]
 
     async def test_the_dead_stay_dead(self, memory: Memory) -> None:
-        """Also once forgotten, and also if nobody had heard of them."""
+        """Also once forgotten, and also if nobody had heard of them. Their leases are free, and not theirs to take again."""
         worker = WorkerRecord("w1", RUN, "host", 42, "1234", 10.0)
         await memory.roster.beat(worker)
+        await memory.roster.lease("reaper", "w1", 10)
         await memory.roster.bury("w1")
+        assert [await memory.roster.lease("reaper", owner, 10) for owner in ("w1", "w2")] == [False, True]
         assert not await memory.roster.beat(replace(worker, seen=20.0))
         assert await memory.roster.workers() == [replace(worker, dead=True)]
         await memory.roster.forget("w1")
@@ -377,8 +377,8 @@ class RosterContract:
         """Unknown names are fine."""
         worker = WorkerRecord("w1", RUN, "host", 42, "1234", 10.0)
         await memory.roster.beat(worker)
-        await memory.roster.forget("w1")
-        await memory.roster.forget("nobody")
+        for name in ("w1", "nobody"):
+            await memory.roster.forget(name)
         assert await memory.roster.workers() == [worker]
 
     async def test_a_lease_has_one_holder(self, memory: Memory) -> None:
