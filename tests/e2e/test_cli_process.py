@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +121,11 @@ def test_a_run_that_nobody_serves_is_cancelled_at_once(
 ) -> None:
     process = started("run", slow(tmp_path), *PLAIN, cwd=repo)
     until((tmp_path / "mark").exists)
+    run = cli("runs", "--json").json()["runs"][0]["run"]
+    assert f"served by process {process.pid} on " in cli("status").out
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    run = cli("runs", "--json").json()["runs"][0]["run"]
+    assert f"nobody serves it: claudecluster resume {run}" in cli("status").err
     answer = cli("cancel", run, "--json")
     assert answer.code == 0, answer.err
     assert answer.json()["state"] == "cancelled"
@@ -134,13 +138,12 @@ def test_looking_at_a_run_needs_no_engine_and_no_repository(cli: Cli, repo: Path
 
 
 def test_a_tampered_receipt_is_found(cli: Cli, repo: Path, state: Path) -> None:
-    import_sqlite = pytest.importorskip("sqlite3")
     run = cli("run", "echo x > x", *PLAIN, "--gate", "true", "--json", cwd=repo).json()["run"]
     assert cli("receipt", "verify", run, cwd=repo).code == 0
-    with import_sqlite.connect(state / "state.db") as store:
+    with closing(sqlite3.connect(state / "state.db")) as store:
         (text,) = store.execute("select receipt from cc_receipts").fetchone()
         store.execute("update cc_receipts set receipt = ?", (text.replace('"exit_code": 0', '"exit_code": 1'),))
-    store.close()
+        store.commit()
     answer = cli("receipt", "verify", run, "--json", cwd=repo)
     assert answer.code == 1
     assert answer.json()["ok"] is False

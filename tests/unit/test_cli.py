@@ -1,6 +1,8 @@
 import asyncio
 import errno
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +49,7 @@ def outcome(run: RunState = RunState.DONE, *tasks: TaskRecord) -> Outcome:
 
 def test_the_result_object_has_exactly_the_published_keys() -> None:
     made = json.loads(json.dumps(outcome().as_json()))
-    assert set(made) == {"run", "state", "repo", "base", "branch", "head", "tasks", "duration_s", "error"}
+    assert set(made) == {"run", "state", "repo", "base", "branch", "head", "tasks", "duration_s"}
     assert made["tasks"] == [
         {
             "id": "a",
@@ -115,6 +117,18 @@ def test_the_text_names_tasks_errors_and_the_sum() -> None:
 
 def test_an_interrupted_run_says_how_it_goes_on() -> None:
     assert outcome(RunState.INTERRUPTED).hints() == ["claudecluster resume r1"]
+
+
+def test_a_run_that_nobody_serves_says_so() -> None:
+    running = outcome(RunState.RUNNING)
+    assert running.hints() == []
+    assert replace(running, servers=["process 7 on here"]).hints() == []
+    assert "served by process 7 on here" in replace(running, servers=["process 7 on here"]).as_text()
+    assert replace(running, servers=[]).hints() == ["nobody serves it: claudecluster resume r1"]
+
+
+def test_what_a_waiting_task_asks_is_shown() -> None:
+    assert "a: ask: which one?" in outcome(RunState.WAITING, replace(TASK, state=TaskState.WAITING, decision="ask: which one?")).as_text()
 
 
 @pytest.mark.parametrize(
@@ -280,3 +294,10 @@ async def test_logs_of_one_task_leave_out_the_others_facts() -> None:
     store.facts = [Event(1, "r1", "attempt.started", 1.0, task="a"), Event(2, "r1", "attempt.started", 1.0, task="b")]
     reader = Reader(store, "r1", ["b"], everything=False)  # type: ignore[arg-type]  # the part of a store that is used
     assert [line.partition("  ")[2] for line in await reader.more()] == ["b: started"]
+
+
+def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
+    code = "from claudecluster.cli.serving import Interruption; stop = Interruption(None); stop.ask(); stop.ask(); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.count("stopping agents") == 1

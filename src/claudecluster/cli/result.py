@@ -20,6 +20,7 @@ class Outcome:
     run: RunRecord
     tasks: Sequence[TaskRecord]
     now: float
+    servers: Sequence[str] | None = None  # who serves it; None where nobody looked
 
     def as_json(self) -> dict[str, Any]:
         """Return the published object."""
@@ -33,7 +34,6 @@ class Outcome:
             "head": run.head,
             "tasks": [self._task(task) for task in self.tasks],
             "duration_s": self._duration(run.created, run.ended),
-            "error": run.error,
         }
 
     def exit_code(self) -> int:
@@ -55,8 +55,8 @@ class Outcome:
         run = self.run
         total = sum((task.usage for task in self.tasks), Usage())
         lines = [f"run {run.id}  {run.state.value}  {run.goal}".rstrip(), f"  {run.repo}  branch {run.branch} from {run.base[:12]}"]
-        if run.error:
-            lines.append(f"  {run.error}")
+        lines += [f"  {run.error}"] if run.error else []
+        lines += [f"  served by {server}" for server in self.servers or ()]
         lines += [
             "",
             *table(("task", "state", "attempts", "commit", "gates", "time", "cost"), [self._row(task) for task in self.tasks]),
@@ -70,6 +70,7 @@ class Outcome:
             f" · {total.input_tokens + total.cache_read_input_tokens + total.output_tokens:,} tokens · {money(total.cost_usd)}"
         )
         lines += [f"  {task.id}: {task.error}" for task in self.tasks if task.error and task.state.over]
+        lines += [f"  {task.id}: {task.decision}" for task in self.tasks if task.state is TaskState.WAITING]
         return "\n".join(lines)
 
     def hints(self) -> list[str]:
@@ -78,7 +79,9 @@ class Outcome:
         if run.state is RunState.INTERRUPTED:
             return [f"claudecluster resume {run.id}"]
         if run.state is RunState.WAITING:
-            return [f"claudecluster status {run.id} says what is asked"]
+            return [f"claudecluster resume {run.id} goes on, once it is settled"]
+        if run.state is RunState.RUNNING and self.servers is not None and not self.servers:
+            return [f"nobody serves it: claudecluster resume {run.id}"]
         if run.state in {RunState.FAILED, RunState.CANCELLED}:
             return [f"claudecluster logs {run.id}"]
         if run.state is RunState.DONE and run.published:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -18,6 +19,7 @@ from claudecluster.cli.result import Outcome
 from claudecluster.cli.watch.progress import watching
 from claudecluster.kit.clock import Clock, SystemClock
 from claudecluster.model.errors import NotFound
+from claudecluster.ports.store import Roster
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLOSING_SECONDS = 8.0
@@ -53,6 +55,8 @@ def told(outcome: Outcome, *, as_json: bool) -> int:
     """Print a run's result and return its exit code."""
     if as_json:
         voice.as_json(outcome.as_json())
+        if outcome.run.error:
+            voice.say(voice.one_line(outcome.run.error))
     else:
         voice.data(outcome.as_text())
     for hint in outcome.hints():
@@ -77,7 +81,13 @@ async def look(settings: Any, run: str, clock: Clock) -> Outcome:
         record = await store.run(run) if run else next(iter(await store.runs(limit=1)), None)
         if record is None:
             raise NotFound("no runs yet", hint="start one with `claudecluster run`")
-        return Outcome(record, await store.tasks(record.id), clock.now())
+        servers = None if record.state.over else await _servers(store.roster, record.id, clock)
+        return Outcome(record, await store.tasks(record.id), clock.now(), servers)
+
+
+async def _servers(roster: Roster, run: str, clock: Clock) -> list[str]:
+    alive, here = load("claudecluster.engine.vigil").alive, socket.gethostname()
+    return [f"process {worker.pid} on {worker.host}" for worker in await roster.workers(run) if alive(worker, clock.now(), here)]
 
 
 @asynccontextmanager

@@ -26,7 +26,9 @@ COLOURS = {
     TaskState.CANCELLED: "magenta",
 }
 REFRESH_SECONDS = 0.2
+SHARE = 10  # reading the tasks anew may take a tenth of the time
 FACTS = 4  # the newest facts shown under the table
+LASTING = frozenset({"task.landed", "task.done", "task.failed", "task.rejected", "task.cancelled", "task.waiting", "landing.bounced"})
 
 
 class Live:
@@ -39,7 +41,7 @@ class Live:
         self._console = Console(stderr=True, highlight=False)
         self._tasks: list[TaskRecord] = []
         self._facts: list[str] = []
-        self._read = 0.0
+        self._next = 0.0
         self._began = clock.now()
         self._screen = RichLive(console=self._console, get_renderable=self._drawn, refresh_per_second=5, transient=True)
 
@@ -51,8 +53,12 @@ class Live:
     async def heard(self, event: Event) -> None:
         """Take a fact in."""
         if said := one_line(phrase(event)):
-            self._facts = [*self._facts, f"{moment(event.at)}  {said}"][-FACTS:]
-        if self._clock.monotonic() - self._read > REFRESH_SECONDS:
+            line = f"{moment(event.at)}  {said}"
+            if event.kind in LASTING or event.data.get("decision") == "retry":
+                self._console.print(Text(line))  # stays above the table
+            else:
+                self._facts = [*self._facts, line][-FACTS:]
+        if self._clock.monotonic() > self._next:
             await self._load()
 
     async def stop(self) -> None:
@@ -60,9 +66,11 @@ class Live:
         self._screen.stop()
 
     async def _load(self) -> None:
+        began = self._clock.monotonic()
         with contextlib.suppress(ClusterError):  # a picture may be old; it must not end a run
             self._tasks = await self._store.tasks(self._run)
-        self._read = self._clock.monotonic()
+        now = self._clock.monotonic()
+        self._next = now + max(REFRESH_SECONDS, SHARE * (now - began))
 
     def _drawn(self) -> Group:
         room = max(3, self._console.height - FACTS - 5)
@@ -75,7 +83,7 @@ class Live:
             grid.add_row(*self._row(task))
         done = sum(task.state is TaskState.DONE for task in self._tasks)
         foot = f"run {self._run} · {done} of {len(self._tasks)} done · {len(moving)} running · {span(self._clock.now() - self._began)}"
-        return Group(grid, Text(foot, style="bold"), *[Text(fact, style="dim") for fact in self._facts])
+        return Group(grid, Text(foot, style="bold"), *[Text(fact, style="dim", no_wrap=True, overflow="ellipsis") for fact in self._facts])
 
     def _row(self, task: TaskRecord) -> tuple[Text, ...]:
         since = "" if task.started is None else span((self._clock.now() if task.ended is None else task.ended) - task.started)
