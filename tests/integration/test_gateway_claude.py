@@ -89,9 +89,13 @@ async def run_claude(door: Door, folder: Path, prompt: str, env: Mapping[str, st
 
 
 def scenario(*first: dict[str, Any], turns: list[dict[str, Any]] | None = None, **more: Any) -> Scenario:
-    """A session that runs one command and says so, with faults on its first turn."""
+    """Return a session that runs one command and says so, with faults on its first turn."""
     default = [
-        {"text": "I will run it.", "tools": [{"name": "Bash", "input": {"command": "echo anthropic >> ran", "description": "run"}}], "faults": list(first)},
+        {
+            "text": "I will run it.",
+            "tools": [{"name": "Bash", "input": {"command": "echo anthropic >> ran", "description": "run"}}],
+            "faults": list(first),
+        },
         {"text": "Anthropic is done."},
     ]
     return Scenario.model_validate({"sessions": [{"match": "do it", "turns": turns or default, "closing": "closing"}], **more})
@@ -186,13 +190,16 @@ async def test_a_session_that_breaks_midway_goes_on_and_no_tool_runs_twice(house
     limited = {"text": "Not reached.", "faults": [{**LIMIT, "times": 20}]}
     house.anthropic.scenario = scenario(turns=[{**turn, "faults": [fault, {**LIMIT, "times": 20}]}, limited])
     told = await house.claude()
-    print(row, told.result["result"], told.ran, len(house.anthropic.messages))
     assert (told.code, told.result["is_error"], told.result["result"]) == (0, False, "The local model is done.")
     assert told.ran == ran
 
 
 async def test_a_session_whose_provider_always_breaks_off_after_the_tool_call_is_stopped_from_looping(house: House) -> None:
-    turn = {"text": "Again.", "tools": [{"name": "Bash", "input": {"command": "echo anthropic >> ran", "description": "run"}}], "faults": [{"cut": "after-tool"}]}
+    turn = {
+        "text": "Again.",
+        "tools": [{"name": "Bash", "input": {"command": "echo anthropic >> ran", "description": "run"}}],
+        "faults": [{"cut": "after-tool"}],
+    }
     house.anthropic.scenario = scenario(turns=[turn] * 50)
     told = await house.claude()
     assert (told.code, told.result["result"]) == (0, "The local model is done.")
@@ -200,7 +207,11 @@ async def test_a_session_whose_provider_always_breaks_off_after_the_tool_call_is
 
 
 async def test_a_loop_without_a_stand_in_ends_in_words(house: House, tmp_path: Path) -> None:
-    turn = {"text": "Again.", "tools": [{"name": "Bash", "input": {"command": "echo anthropic >> ran", "description": "run"}}], "faults": [{"cut": "after-tool"}]}
+    turn = {
+        "text": "Again.",
+        "tools": [{"name": "Bash", "input": {"command": "echo anthropic >> ran", "description": "run"}}],
+        "faults": [{"cut": "after-tool"}],
+    }
     house.anthropic.scenario = scenario(turns=[turn] * 50)
     told = await house.claude(visitor=Visitor("r1", "t", 1, fallback="never"))
     assert told.result["is_error"]

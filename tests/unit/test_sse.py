@@ -182,7 +182,7 @@ def test_half_a_tool_call_beside_a_whole_one_can_be_parsed_by_nobody() -> None:
     assert shown[-2]["delta"]["stop_reason"] == "tool_use"
     assert tools(shown) == ([{"command": "ls"}], 1)
     half = "".join(event["delta"]["partial_json"] for event in shown if event.get("index") == 1 and "delta" in event)
-    with pytest.raises(ValueError, match="control character|key must be"):
+    with pytest.raises(ValueError, match=r"control character|key must be"):
         from_json(half.encode(), partial_mode=True)  # the lenient way of Anthropic's own SDK
 
 

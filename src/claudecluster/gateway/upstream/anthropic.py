@@ -26,10 +26,14 @@ OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # what aioht
 
 @dataclass(frozen=True, slots=True)
 class AnthropicConfig:
-    """Where Anthropic is and what opens it. Seconds; `silence` is the longest gap between two pieces of an answer."""
+    """Where Anthropic is and what opens it: a `key`, or an `auth_token` sent as bearer, or both.
+
+    Seconds; `silence` is the longest gap between two pieces of an answer.
+    """
 
     base_url: str = DEFAULT_URL
     key: KeySource = field(default=fixed(""), repr=False)
+    auth_token: KeySource = field(default=fixed(""), repr=False)
     name: str = "anthropic"
     proxy: str = ""
     connect: float = 10.0
@@ -50,7 +54,7 @@ class Anthropic:
 
     async def configured(self) -> bool:
         """Whether there is anything to send requests with: a key, or an address of the user's own that may want none. Raises Unavailable."""
-        return bool(await self._config.key()) or self._base != DEFAULT_URL
+        return self._base != DEFAULT_URL or bool(await self._credentials())
 
     def load(self) -> float:
         """Return how busy it is; Anthropic's own queue is not ours to see."""
@@ -121,8 +125,8 @@ class Anthropic:
             await asyncio.sleep(0)
 
     async def _credentials(self) -> dict[str, str]:
-        key = await self._config.key()
-        return {"x-api-key": key} if key else {}
+        key, token = await self._config.key(), await self._config.auth_token()
+        return ({"x-api-key": key} if key else {}) | ({"authorization": f"Bearer {token}"} if token else {})
 
     def _url(self, path: str, query: str) -> URL:
         return URL(f"{self._base}{path}{'?' + query if query else ''}", encoded=True)

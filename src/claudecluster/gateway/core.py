@@ -1,0 +1,213 @@
+"""The gateway without its doors: providers, their state, the exchange, the meter, and a cassette if there is one.
+
+`gateway.py` puts Unix sockets in front of it, `standalone.py` a TCP port. One core serves one event loop.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from claudecluster.gateway.metering.prices import Price, Prices
+from claudecluster.gateway.provider import COUNT_TOKENS, MESSAGES, MODELS, Ask, Provider
+from claudecluster.gateway.recording.cassette import Microphone, Player, Recorder, Track
+from claudecluster.gateway.routing.asks import make_ask
+from claudecluster.gateway.routing.exchange import Exchange, Tuning, Visit
+from claudecluster.gateway.routing.policy import Budgets, Fallback, Policy, Rule
+from claudecluster.gateway.routing.state import State
+from claudecluster.gateway.server.connection import Bounds
+from claudecluster.gateway.server.message import Head, Refusal, Reply, Request, refuse
+from claudecluster.gateway.stream.sse import Frames
+from claudecluster.gateway.stream.tally import Tally
+from claudecluster.gateway.upstream.anthropic import Anthropic, AnthropicConfig
+from claudecluster.kit.clock import Clock, SystemClock
+from claudecluster.limits.lane import Pace
+from claudecluster.model.errors import ClusterError, Unavailable
+from claudecluster.model.usage import Metered
+from claudecluster.ports.gateway import Meter
+
+METHODS: Mapping[str, str] = {MESSAGES: "POST", COUNT_TOKENS: "POST", MODELS: "GET"}
+PROBES = frozenset({"/", "/api/hello"})  # Claude Code looks here at its start
+
+
+def never() -> bool:
+    """Say no."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """All the gateway is told. `sockets` is a folder of its own; `local` are the back ends on the user's machines, best first.
+
+    `tier` (api, pro, max5, max20) counts windows where the server reports none. `pass_login` lets a user's own subscription
+    login through to Anthropic, in flight only. `connected` is asked for each request: true sends it to the local models.
+    With `replay`, every answer comes from that cassette and nothing else is asked; with `record`, answers are written to one.
+    """
+
+    sockets: Path
+    anthropic: AnthropicConfig = field(default_factory=AnthropicConfig)
+    local: tuple[Provider, ...] = ()
+    fallback: Fallback = field(default_factory=Fallback)
+    connected: Callable[[], bool] = never
+    rules: tuple[Rule, ...] = ()
+    budgets: Budgets = field(default_factory=Budgets)
+    tier: str = "api"
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=Bounds)
+    pace: Pace = field(default_factory=Pace)
+    tuning: Tuning = field(default_factory=Tuning)
+    pass_login: bool = False
+    record: Path | None = None
+    replay: Path | None = None
+    clock: Clock = field(default_factory=SystemClock)
+
+
+async def forget(metered: Metered) -> None:
+    """Take a record and do nothing with it."""
+
+
+class Core:
+    """Answers whoever was let in."""
+
+    def __init__(self, config: GatewayConfig, meter: Meter = forget) -> None:
+        self.config = config
+        self._meter = meter
+        self._anthropic = Anthropic(config.anthropic)
+        self.providers: tuple[Provider, ...] = (self._anthropic, *config.local)
+        self.state = State(self.providers, config.fallback, config.clock, tier=config.tier, pace=config.pace)
+        policy = Policy(self.providers, config.fallback, config.rules, config.budgets)
+        self._exchange = Exchange(policy, self.state, Prices(config.prices), self._record, config.tuning)
+        self._player = Player(config.replay) if config.replay is not None else None
+        self._recorder = Recorder(config.record) if config.record is not None else None
+        self._metering: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a provider."""
+        return self._exchange.admission.waiting
+
+    async def check(self) -> None:
+        """Raise Unavailable, with a hint, if no model could be reached as configured."""
+        if self._player is None and not self.config.local and not await self._anthropic.configured():
+            raise Unavailable(
+                "No model can be reached: there is no Anthropic API key and no local model.",
+                hint="Set ANTHROPIC_API_KEY, or OLLAMA_BASE_URL for a local model.",
+            )
+
+    async def answer(self, visit: Visit, request: Request, reply: Reply) -> None:
+        """Answer one request to the model API, from a cassette or for real."""
+        if self._player is not None:
+            await self._replay(self._player, visit, request, reply)
+            return
+        self.state.fallback.connected = self.config.connected()
+        if self._recorder is None:
+            await self._exchange.answer(visit, request, reply, await self._absent())
+            return
+        microphone = Microphone(reply)
+        await self._exchange.answer(visit, request, microphone, await self._absent())
+        if (ask := _ask(visit, request)) is not None:
+            ours = self.config.anthropic
+            await self._recorder.keep(ask, microphone.track(), [await ours.key(), await ours.auth_token()])
+
+    def recall(self, records: list[Metered]) -> None:
+        """Count what was metered before this process began, for its budgets and `/usage`."""
+        for record in records:
+            self.state.ledger.add(record)
+
+    async def settle(self) -> None:
+        """Wait until what was metered is written down."""
+        while self._metering:
+            await asyncio.wait(set(self._metering))
+
+    async def aclose(self) -> None:
+        """Let go of all connections."""
+        await self.settle()
+        await self._exchange.admission.aclose()
+        for provider in self.providers:
+            await provider.aclose()
+
+    async def _absent(self) -> frozenset[str]:
+        try:
+            configured = await self._anthropic.configured()
+        except ClusterError:
+            configured = True  # a key that cannot be read is an error to be seen, not a reason to go elsewhere
+        return frozenset() if configured else frozenset({self._anthropic.name})
+
+    async def _replay(self, player: Player, visit: Visit, request: Request, reply: Reply) -> None:
+        ask = _ask(visit, request)
+        track = player.find(ask) if ask is not None else None
+        if ask is None or track is None:
+            await refuse(reply, Refusal(400, "The cassette holds no answer to this request.", retry=False))
+            return
+        if track.status == 200 and ask.path == MESSAGES:
+            self._record(_replayed(visit, ask, track, self.config.clock.now()))
+        reply.start(track.status, track.headers.items(), length=None if ask.stream and track.status == 200 else len(track.body))
+        await reply.write(track.body)
+        await reply.end()
+
+    def _record(self, metered: Metered) -> None:
+        task = asyncio.get_running_loop().create_task(self._written(metered))
+        self._metering.add(task)
+        task.add_done_callback(self._metering.discard)
+
+    async def _written(self, metered: Metered) -> None:
+        try:
+            await self._meter(metered)
+        except Exception as error:  # noqa: BLE001 - the meter is another room's; its failure must not fail a request
+            context = {"message": "a metered request could not be recorded", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _ask(visit: Visit, request: Request) -> Ask | None:
+    try:
+        return make_ask(request, scope_of(visit))
+    except ValueError:
+        return None
+
+
+def scope_of(visit: Visit) -> str:
+    """Return what names a visitor's task and attempt in a cassette."""
+    return f"{visit.visitor.task}/{visit.visitor.attempt}" if visit.visitor.task else ""
+
+
+def _replayed(visit: Visit, ask: Ask, track: Track, now: float) -> Metered:
+    """Return the record of a replayed answer: its tokens as they were, and no cost."""
+    tally = Tally()
+    if ask.stream:
+        for frame in Frames().feed(track.body):
+            if b'"usage"' in frame.data:
+                tally.event(frame.json())
+    else:
+        tally.document(orjson.loads(track.body))
+    visitor = visit.visitor
+    key = f"replay:{visitor.run}:{scope_of(visit)}:{tally.message}:{now}"
+    return Metered(
+        key, visitor.run, visitor.task, visitor.attempt, "replay", tally.model, tally.usage(), now, session=ask.session, user=visit.user
+    )
+
+
+def tokens(head: Head) -> list[str]:
+    """Return the tokens a request shows, in either of the ways Claude Code has, or in our own header beside a login."""
+    shown = [head.headers.get("x-api-key", ""), head.headers.get("x-claudecluster-token", "")]
+    scheme, _, value = head.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        shown.append(value.strip())
+    return [token for token in shown if token]
+
+
+def holds(head: Head, token: bytes) -> bool:
+    """Whether a request shows this token."""
+    return any([hmac.compare_digest(shown.encode(), token) for shown in tokens(head)])  # noqa: C419 - always as many comparisons
+
+
+def misdirected(head: Head) -> Refusal | None:
+    """Return the refusal of a request to no path of the model API, or with the wrong method."""
+    method = METHODS.get(head.path)
+    if method is None:
+        return Refusal(404, f"The gateway has no {head.path[:200]}.", retry=False)
+    if head.method != method:
+        return Refusal(405, f"{head.path} takes {method} only.", retry=False, headers={"allow": method})
+    return None
