@@ -254,15 +254,14 @@ async def test_a_late_refusal_is_a_failure_that_says_what_the_client_should_see(
 
 
 async def test_a_prompt_that_does_not_fit_is_refused_in_anthropics_words() -> None:
-    async with provided(server := ScriptedOllama(), context=1000) as provider:
-        answer = await provider.send(ask("x" * 4000))
-        said = orjson.loads(await whole(answer))["error"]["message"]
-        assert answer.status == 400
-        used, limit = [int(word) for word in said.split() if word.isdigit()]
-        assert used > limit == 1000
-        assert server.count() == 1
-        assert (await provider.send(ask("x" * 40_000))).status == 400
-        assert server.count() == 1  # far too long: not even sent
+    async with provided(server := ScriptedOllama(), context=20_000) as provider:
+        for size, asked in ((81_000, 1), (400_000, 1)):  # the server refuses the first; the second is far too long to be sent
+            answer = await provider.send(ask("x" * size))
+            said = orjson.loads(await whole(answer))["error"]["message"]
+            used, limit = [int(word) for word in said.split() if word.isdigit()]
+            assert answer.status == 400
+            assert used > limit == 20_000 - 1024  # the rest is room for an answer
+            assert server.count() == asked
 
 
 async def test_a_server_that_cuts_silently_is_never_sent_too_much() -> None:
@@ -449,8 +448,11 @@ async def test_a_server_that_comes_back_is_used_again() -> None:
         await servers[0].start()
         servers[1].loaded.clear()
         clock.time += 61
-        await whole(await provider.send(ask()))
-        assert [server.count() for server in servers] == [2, 1]
+        await whole(await provider.send(ask()))  # asks the one it knows, and beside it whether the other is back
+        await until(lambda: servers[0].count("/api/tags") == 2)
+        clock.time += 3
+        while servers[0].count() < 2:
+            await whole(await provider.send(ask()))
 
 
 async def test_three_servers_carry_a_load_while_one_of_them_dies() -> None:
@@ -481,6 +483,24 @@ async def test_the_choice_can_be_asked_for_without_a_request() -> None:
         await whole(answer)
         assert answer.model == "rust:14b"
         assert "x-claudecluster-degraded" not in answer.headers
+
+
+async def test_an_answer_is_degraded_whatever_a_route_put_into_the_request() -> None:
+    async with provided(ScriptedOllama()) as provider:
+        routed = replace(ask(), model="qwen3-coder:30b")
+        answer = await provider.send(routed)
+        await whole(answer)
+        assert answer.headers["x-claudecluster-degraded"] == "true"
+
+
+async def test_a_server_that_hangs_holds_up_nobody() -> None:
+    async with provided(ScriptedOllama(), ScriptedOllama()) as provider:
+        await whole(await provider.send(ask()))
+        hung, _ = provider._fleet.instances
+        hung.url, hung.models_at = "http://192.0.2.1:9", float("-inf")  # an address that never answers
+        async with asyncio.timeout(2):
+            hung.in_flight = 5
+            assert text(await whole(await provider.send(ask()))) == "ok"
 
 
 async def test_a_configured_model_overrules_the_table() -> None:

@@ -178,18 +178,19 @@ async def test_the_cli_never_notices_damaged_or_misplaced_calls(tmp_path: Path) 
 
 
 @needs_cli
-async def test_the_cli_compacts_by_itself_when_the_local_window_is_full(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("context", "patience"), [(17_000, 2.0), (19_500, 2.0), (19_500, 0.01)], ids=["known", "refused", "refused-late"])
+async def test_the_cli_compacts_by_itself_when_the_local_window_is_full(tmp_path: Path, context: int, patience: float) -> None:
     long = ToolCall("Bash", {"command": "seq 1 6000", "description": "numbers"})
 
     def play(body: Mapping[str, Any]) -> Reply:
         last = str(body["messages"][-1]["content"])
         if "summary" in last.lower():
-            return Reply("<summary>The user wants numbers; they were printed.</summary>")
+            return Reply(wait=0.1, text="<summary>The user wants numbers; they were printed.</summary>")
         if last.endswith("first"):
             return Reply(calls=(long,))
-        return Reply("Carried on" if "second" in str(body["messages"]) else "Printed")
+        return Reply(wait=0.1, text="Carried on" if "second" in str(body["messages"]) else "Printed")
 
-    async with fronted(server := ScriptedOllama(play), context=17_000) as front:
+    async with fronted(server := ScriptedOllama(play), context=context, patience=patience) as front:
         session = await claude(front, tmp_path / "home", "first", "tell me more", "second")
     compacted = [line for line in session.lines if line.get("subtype") == "compact_boundary"]
     assert session.code == 0, session.result
@@ -240,5 +241,5 @@ async def test_the_official_client_waits_through_pings_and_hears_of_an_overflow(
         asyncio.get_running_loop().call_later(0.1, hold.set)
         async with client.messages.stream(model="m", max_tokens=100, messages=[{"role": "user", "content": "hi"}]) as stream:
             assert await stream.get_final_text() == "Hello"
-        with pytest.raises(BadRequestError, match=r"prompt is too long: \d+ tokens > 2000 maximum"):
+        with pytest.raises(BadRequestError, match=r"prompt is too long: \d+ tokens > 1750 maximum"):
             await client.messages.create(model="m", max_tokens=100, messages=[{"role": "user", "content": "x" * 20_000}])

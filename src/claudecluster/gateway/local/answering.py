@@ -4,7 +4,7 @@ A provider gives the model, its measures, and a way to ask it; this gives the `A
 """
 
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +12,7 @@ import orjson
 
 from claudecluster.gateway.local import server_tools
 from claudecluster.gateway.local.estimate import Estimator
-from claudecluster.gateway.local.models import Choice
+from claudecluster.gateway.local.models import Choice, named
 from claudecluster.gateway.local.overflow import error_body, overflow, too_long
 from claudecluster.gateway.local.pacing import Paced
 from claudecluster.gateway.local.replies.calls import Catalogue, Unusable
@@ -20,6 +20,7 @@ from claudecluster.gateway.local.replies.deltas import Broke, Delta
 from claudecluster.gateway.local.replies.writing import Event, Writer, folded, sse
 from claudecluster.gateway.local.requests.conversation import Conversation, Line, Target
 from claudecluster.gateway.local.requests.reading import read
+from claudecluster.gateway.local.requests.shrinking import asks_for_summary, shrunk
 from claudecluster.gateway.local.requests.toolless import in_words
 from claudecluster.gateway.provider import Answer, Ask, Cause, Failure, Verdict
 from claudecluster.kit.clock import Clock, SystemClock
@@ -36,6 +37,11 @@ KINDS = {
 UNREAD_CALL = "error parsing tool call"  # Ollama, where a model's own call format did not parse
 CORRECTION = "Your last tool call could not be read: its arguments were not valid JSON. Make the call again with valid JSON arguments."
 NUDGE = "You ended your turn without an answer. Continue: call a tool, or say your answer."
+
+
+def _room(target: Target) -> int:
+    """Return the tokens an answer needs at least: a prompt that leaves less is too long already."""
+    return min(1024, target.context // 8)
 
 
 def _fresh() -> str:
@@ -70,9 +76,11 @@ class Answering:
         except Refused as error:
             return _refused(400, error.message)
         tools, conversation = conversation.tools, _adapted(conversation, target)
-        guess = self.estimator.tokens(target.model, conversation)
-        if guess > target.context * (1.0 if self.strict else self.estimator.margin(target.model)):
-            return _json(400, too_long(guess, target.context), target.model)
+        if asks_for_summary(conversation):
+            conversation = self._fitted(conversation, target)
+        guess, limit = self.estimator.tokens(target.model, conversation), target.context - _room(target)
+        if guess > limit * (1.0 if self.strict else self.estimator.margin(target.model)):
+            return _json(400, too_long(guess, limit), target.model)
         writer = Writer(self.fresh(), target.model, Catalogue(tools), guess, conversation.wishes.parallel)
         source = self._relay(writer, conversation, target, asking)
         if not ask.stream:
@@ -87,6 +95,15 @@ class Answering:
             await paced.close()
             raise
         return Answer(200, _headers("text/event-stream; charset=utf-8", choice), aiter(paced), target.model, paced.close)
+
+    def _fitted(self, conversation: Conversation, target: Target) -> Conversation:
+        """Return a request for a summary such that it fits, with room for the summary."""
+        most = target.context - min(8192, target.context // 3)
+
+        def fits(smaller: Conversation) -> bool:
+            return self.estimator.tokens(target.model, smaller) <= most
+
+        return conversation if fits(conversation) else shrunk(conversation, fits)
 
     async def _collected(self, source: AsyncGenerator[list[Event], None], choice: Choice) -> Answer:
         events: list[Event] = []
@@ -133,11 +150,16 @@ class Answering:
             kind = failure.type or KINDS.get(failure.status, "api_error")
             body = failure.body or error_body(kind, f"{target.model}: {failure.message}")
             return Failure(failure.cause, failure.message, status=failure.status, type=kind, headers=failure.headers, body=body)
-        limit = found.limit or target.context
+        limit = found.limit or target.context - _room(target)
         used = found.used or self.estimator.refused(target.model, conversation, limit)
         body = too_long(used, limit)
         message: str = orjson.loads(body)["error"]["message"]
         return Failure(failure.cause, message, status=400, type="invalid_request_error", body=body)
+
+
+def for_client(choice: Choice, ask: Ask, models: Sequence[str]) -> Choice:
+    """Return the choice, degraded unless the client itself named a local model: a route may have put another name in the request."""
+    return replace(choice, degraded=not named(str(ask.payload.get("model") or ""), models))
 
 
 def classify(failure: Failure) -> Verdict:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from claudecluster.gateway.local.answering import Answering, classify
+from claudecluster.gateway.local.answering import Answering, classify, for_client
 from claudecluster.gateway.local.asking import Http
 from claudecluster.gateway.local.listing import error, listed
 from claudecluster.gateway.local.models import Choice, Facts, Row, choose
@@ -88,7 +88,7 @@ class Compatible:
         if ask.path == MODELS:
             return listed(models)
         try:
-            choice = self._choice(Facts(wanted=ask.model), models)
+            choice = for_client(self._choice(Facts(wanted=ask.model), models), ask, models)
         except Refused as refused:
             return error(404, f"{refused.message}; {refused.hint}")
         target = Target(

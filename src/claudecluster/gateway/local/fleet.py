@@ -5,7 +5,7 @@ A server that failed is left alone for a while, longer each time; when all have 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class Fleet:
         self._http = http
         self._clock = clock
         self._headers = headers
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def load(self) -> float:
         """Return requests in flight over what the living servers serve at once."""
@@ -61,15 +62,15 @@ class Fleet:
 
     async def models(self) -> tuple[str, ...]:
         """Return the models any living server has, the first server's first."""
-        await asyncio.gather(*(self._refresh_tags(instance) for instance in self._living()))
+        await self._look(self._living())
         return tuple(dict.fromkeys(model for instance in self.instances for model in instance.models))
 
     async def pick(self, model: str, tried: Sequence[Instance]) -> Instance | None:
         """Return the least busy living server that has the model and was not tried, None if there is none."""
-        await asyncio.gather(*(self._refresh_tags(instance) for instance in self._living() if instance not in tried))
+        await self._look([instance for instance in self._living() if instance not in tried])
         able = [instance for instance in self._living() if instance not in tried and named(model, instance.models)]
         if len(able) > 1:
-            await asyncio.gather(*(self._refresh_loaded(instance) for instance in able))
+            await self._look_closer(able)
         # Waiting behind another request costs more than loading the model; with a place free, where it is loaded is quickest.
         return min(
             able,
@@ -104,7 +105,7 @@ class Fleet:
         """Note that it does not; a server that only says no (400) is well."""
         instance.why = failure.message
         if failure.status == 404:
-            instance.models_at = NEVER
+            instance.models, instance.models_at = (), NEVER
         if 400 <= failure.status < 500:
             return
         instance.failures += 1
@@ -119,6 +120,35 @@ class Fleet:
         await asyncio.gather(*(self._refresh_tags(instance) for instance in self.instances))
         return [instance for instance in self.instances if instance.models_at != NEVER]
 
+    async def aclose(self) -> None:
+        """Stop asking."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look(self, instances: Sequence[Instance]) -> None:
+        """Ask which models there are: at once where nothing is known yet, else beside the request."""
+        known = any(instance.models for instance in instances)
+        stale = [instance for instance in instances if self._clock.monotonic() - instance.models_at >= TAGS_FOR]
+        asked = [self._once("tags", instance, self._refresh_tags) for instance in stale]
+        if asked and not known:
+            await asyncio.gather(*asked)
+
+    async def _look_closer(self, instances: Sequence[Instance]) -> None:
+        """Ask which models are loaded, in the same way."""
+        stale = [instance for instance in instances if self._clock.monotonic() - instance.loaded_at >= LOADED_FOR]
+        asked = [(self._once("ps", instance, self._refresh_loaded), instance.loaded_at == NEVER) for instance in stale]
+        await asyncio.gather(*(task for task, first in asked if first))
+
+    def _once(self, what: str, instance: Instance, ask: Callable[[Instance], Coroutine[None, None, None]]) -> asyncio.Task[None]:
+        """Ask in a task of its own, unless it is being asked: a server that hangs must not hold up requests to the others."""
+        key = (what, instance.url)
+        if key not in self._asking:
+            task = self._asking[key] = asyncio.ensure_future(ask(instance))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return self._asking[key]
+
     def _resting(self, instance: Instance) -> bool:
         return self._clock.monotonic() < instance.rest_until
 
@@ -126,27 +156,21 @@ class Fleet:
         return [instance for instance in self.instances if not self._resting(instance)] or self.instances
 
     async def _refresh_tags(self, instance: Instance) -> None:
-        now = self._clock.monotonic()
-        if now - instance.models_at < TAGS_FOR:
-            return
         try:
             said = await self._http.json("GET", f"{instance.url}/api/tags", headers=self._headers)
         except Failure as failure:
             self.failed(instance, failure)
             instance.models = ()
             return
-        instance.models, instance.models_at = tuple(_names(said)), now
+        instance.models, instance.models_at = tuple(_names(said)), self._clock.monotonic()
         self.answered(instance)
 
     async def _refresh_loaded(self, instance: Instance) -> None:
-        now = self._clock.monotonic()
-        if now - instance.loaded_at < LOADED_FOR:
-            return
         try:
             said = await self._http.json("GET", f"{instance.url}/api/ps", headers=self._headers)
         except Failure:
             said = {}  # an old server, or a busy one: the request itself will tell
-        instance.loaded, instance.loaded_at = frozenset(_names(said)), now
+        instance.loaded, instance.loaded_at = frozenset(_names(said)), self._clock.monotonic()
 
 
 def _names(said: Any) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import aiohttp
 
-from claudecluster.gateway.local.answering import Answering, classify
+from claudecluster.gateway.local.answering import Answering, classify, for_client
 from claudecluster.gateway.local.asking import Http
 from claudecluster.gateway.local.fleet import Fleet, Instance
 from claudecluster.gateway.local.listing import error, listed
@@ -82,7 +82,7 @@ class Ollama:
         if not models and not any(instance.models_at > float("-inf") for instance in self._fleet.instances):
             raise Failure(Cause.UNREACHABLE, "; ".join(f"{one.url}: {one.why}" for one in self._fleet.instances))
         try:
-            choice = self._choice(Facts(wanted=ask.model), models)
+            choice = for_client(self._choice(Facts(wanted=ask.model), models), ask, models)
         except Refused as refused:
             return error(404, f"{refused.message}; {refused.hint}")
         target = await self._target(choice.model)
@@ -107,6 +107,7 @@ class Ollama:
 
     async def aclose(self) -> None:
         """Let go of connections."""
+        await self._fleet.aclose()
         await self._http.aclose()
 
     def _choice(self, facts: Facts, models: tuple[str, ...]) -> Choice:
