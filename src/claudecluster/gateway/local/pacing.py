@@ -9,66 +9,72 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from claudecluster.gateway.local.replies.writing import PING
 from claudecluster.kit.clock import Clock
 
+AHEAD = 64  # items read before the client takes them
+
 
 class Paced:
-    """Iterate it for the source's items with pings in its silences. `close` gives the source up at once."""
+    """Iterate it, once, for the source's items with pings in its silences. `close` gives the source up at once."""
 
     def __init__(self, source: AsyncGenerator[bytes, None], clock: Clock, every: float) -> None:
         self._source = source
         self._clock = clock
         self._every = every
-        self._step: asyncio.Task[bytes | None] | None = None
-        self._timer: asyncio.Task[None] | None = None
+        self._items: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(AHEAD)
+        self._first: bytes | None = PING
+        self._moved = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        self._pinger: asyncio.Task[None] | None = None
 
     async def begin(self, patience: float) -> bool:
         """Wait that many seconds for the first item; return whether it is there. Raises what the source raises by then."""
-        step, timer = self._stepping(), self._timing(patience)
-        await asyncio.wait({step, timer}, return_when=asyncio.FIRST_COMPLETED)
-        if step.done():
-            step.result()
-        return step.done()
+        self._pump = asyncio.ensure_future(self._pumping())
+        moved, timer = asyncio.ensure_future(self._moved.wait()), asyncio.ensure_future(self._clock.sleep(patience))
+        try:
+            await asyncio.wait({moved, timer}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            moved.cancel()
+            timer.cancel()
+        first = PING if self._items.empty() else self._items.get_nowait()
+        if isinstance(first, Exception):
+            raise first
+        self._first = first
+        return first is not PING
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._pinger = asyncio.ensure_future(self._pinging())
         try:
-            if self._step is not None and not self._step.done():
-                yield PING  # it has been silent since `begin`
-            timer = self._timing(self._every)
-            while True:
-                step = self._stepping()
-                await asyncio.wait({step, timer}, return_when=asyncio.FIRST_COMPLETED)
-                if step.done():
-                    self._step = None
-                    item = step.result()
-                    if item is None:
-                        return
-                    yield item
-                else:
-                    yield PING
-                if timer.done():
-                    timer = self._timing(self._every)
+            item: bytes | Exception | None = self._first
+            while item is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                item = await self._items.get()
         finally:
             await self.close()
 
     async def close(self) -> None:
         """Stop the source where it stands. Fine at any time, also twice."""
-        step, self._step = self._step, None
-        if self._timer is not None:
-            self._timer.cancel()
-        if step is not None:
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
+        tasks = [task for task in (self._pump, self._pinger) if task is not None]
+        self._pump = self._pinger = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._source.aclose()
 
-    def _timing(self, seconds: float) -> asyncio.Task[None]:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.ensure_future(self._clock.sleep(seconds))
-        return self._timer
+    async def _pumping(self) -> None:
+        end: Exception | None = None
+        try:
+            async for item in self._source:
+                await self._items.put(item)
+                self._moved.set()
+        except Exception as error:  # noqa: BLE001 - handed on to whoever iterates
+            end = error
+        await self._items.put(end)
+        self._moved.set()
 
-    def _stepping(self) -> asyncio.Task[bytes | None]:
-        if self._step is None:
-            self._step = asyncio.ensure_future(self._next())
-        return self._step
-
-    async def _next(self) -> bytes | None:
-        return await anext(self._source, None)
+    async def _pinging(self) -> None:
+        while True:
+            self._moved.clear()
+            await self._clock.sleep(self._every)
+            if not self._moved.is_set() and not self._items.full():  # a full queue means the client is not reading
+                self._items.put_nowait(PING)
