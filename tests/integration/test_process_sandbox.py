@@ -7,22 +7,19 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from claudecluster.kit import processes
 from claudecluster.model.errors import Refused, Unavailable
 from claudecluster.model.place import SOCKET, Bind, Command, Limits, SandboxSpec
-from claudecluster.ports.sandbox import Sandbox
 from claudecluster.sandboxes.process import ProcessSandboxes
 from claudecluster.testing.contracts.sandbox import Done, local_spec, run
-
-Make = Callable[..., "asyncio.Future[Sandbox]"]
 
 
 @pytest.fixture
@@ -101,7 +98,7 @@ async def test_a_guest_sees_nothing_of_the_host_but_its_system(provider: Process
 
 
 async def test_a_guest_sees_only_its_own_processes(provider: ProcessSandboxes, spec: SandboxSpec) -> None:
-    done = await inside(provider, spec, "ls /proc | grep -c '^[0-9]'; kill -0 %d && echo reached" % os.getpid())
+    done = await inside(provider, spec, f"ls /proc | grep -c '^[0-9]'; kill -0 {os.getpid()} && echo reached")
     assert int(done.out[0]) < 8
     assert len(done.out) == 1
 
@@ -335,11 +332,11 @@ async def test_files_and_their_sizes_are_limited(provider: ProcessSandboxes, spe
 
 @pytest.mark.parametrize("tool", ["git", "python3", "pytest", "node", "npm", "cargo", "uv"])
 async def test_the_tools_on_the_path_work(provider: ProcessSandboxes, spec: SandboxSpec, tool: str) -> None:
-    outside = subprocess.run([tool, "--version"], capture_output=True, check=False) if shutil.which(tool) else None
-    if outside is None or outside.returncode:
+    outside = await processes.run([tool, "--version"]) if shutil.which(tool) else None
+    if outside is None or outside.code:
         pytest.skip(f"{tool} does not work here")
     done = await inside(provider, spec, f"{tool} --version")
-    assert (done.exit.code, b"\n".join(done.out)) == (0, outside.stdout.strip())
+    assert (done.exit.code, b"\n".join(done.out)) == (0, outside.out.strip())
 
 
 async def test_git_and_pytest_do_real_work(provider: ProcessSandboxes, spec: SandboxSpec) -> None:
@@ -357,7 +354,7 @@ async def test_an_environment_in_the_workspace_is_used(tmp_path: Path) -> None:
     spec = local_spec(provider, tmp_path, "guest")
     base = spec.layers[0].lower[0]
     interpreter = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    subprocess.run([interpreter, "-m", "venv", "--without-pip", "--symlinks", base / ".venv"], check=True)
+    assert (await processes.run([str(interpreter), "-m", "venv", "--without-pip", "--symlinks", str(base / ".venv")])).code == 0
     try:
         said = await python(provider, spec, "import sys; print(sys.prefix); import ssl, json, sqlite3")
         assert said == ["/repo/.venv"]

@@ -1,5 +1,6 @@
 """`kill -9` of whoever owns sandboxes, at any instant, leaves no process and no mount; what is left on disk is found and swept."""
 
+import asyncio
 import json
 import os
 import random
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -142,21 +142,21 @@ async def test_kill_9_of_the_launcher_is_a_lost_sandbox_and_the_next_start_works
             os.kill(launcher, signal.SIGKILL)
             with pytest.raises(SandboxLost):
                 await process.wait()
-        await eventually(lambda: (tmp_path / "a" / "upper" / "beat").read_bytes())
+        await eventually_still(tmp_path / "a" / "upper" / "beat")
         assert (await run(place, "echo", "again")).out == [b"again"]
         await still(place)
     finally:
         provider.close()
 
 
-async def eventually(look: Callable[[], bytes]) -> None:
-    """Wait until what is looked at stays the same for a while."""
+async def eventually_still(beat: Path) -> None:
+    """Wait until the heart has not beaten for a while."""
     deadline, same, last = time.monotonic() + PATIENCE, 0, b""
     while same < 10:
         assert time.monotonic() < deadline, "something lives on"
-        now = look()
+        now = beat.read_bytes()
         same, last = (same + 1 if now == last else 0), now
-        time.sleep(0.02)
+        await asyncio.sleep(0.02)
 
 
 async def test_closing_the_provider_ends_all_it_started(kind: str, tmp_path: Path) -> None:

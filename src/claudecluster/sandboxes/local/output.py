@@ -24,7 +24,8 @@ class _Batch:
 class Output:
     """Both outputs of one process. Takes over the two descriptors."""
 
-    def __init__(self, out: int, err: int) -> None:
+    def __init__(self, out: int, err: int, *, longest: int = _LONGEST) -> None:
+        self._longest = longest
         self._loop = asyncio.get_running_loop()
         self._open = {Stream.OUT: out, Stream.ERR: err}
         self._parts: dict[Stream, list[bytes]] = {Stream.OUT: [], Stream.ERR: []}  # of lines that have not ended
@@ -110,7 +111,7 @@ class Output:
         if not data:
             self._loop.remove_reader(fd)
             os.close(self._open.pop(stream))
-        if self._sizes[stream] > (_LONGEST if data else 0):
+        if self._sizes[stream] > (self._longest if data else 0):
             self._add(stream, [self._joined(stream)])
         self._news.set()
         self._hold_back()

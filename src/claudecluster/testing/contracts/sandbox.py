@@ -11,9 +11,10 @@ there. Needs pytest-asyncio in auto mode.
 """
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,9 +64,9 @@ class Done:
     err: list[bytes]
 
 
-async def run(place: Sandbox, *argv: str, **more: object) -> Done:
+async def run(place: Sandbox, *argv: str, cwd: str = ".", env: Mapping[str, str] | None = None, timeout: float | None = None) -> Done:
     """Run a command to its end."""
-    command = replace(Command(argv), **more)  # type: ignore[arg-type] - the caller names fields of Command
+    command = Command(argv, env=env or {}, cwd=cwd, timeout=timeout)
     async with asyncio.timeout(PATIENCE), place.start(command) as process:
         return await _collected(process)
 
@@ -363,10 +364,8 @@ class LifeContract:
         async with asyncio.timeout(PATIENCE), place.start(Command(("sh", "-c", f"{HEART} sleep 600"))) as process:
             await lively(place)
             await ground.provider.destroy(NAME)
-            try:
+            with contextlib.suppress(SandboxLost):
                 assert (await process.wait()).code != 0
-            except SandboxLost:
-                pass
         again = await ground.make()
         assert await again.read("beat")
         await still(again)
@@ -399,11 +398,10 @@ class SandboxContract(CommandContract, FileContract, LifeContract):
 
 
 async def raises(expected: type[ClusterError], asked: Awaitable[object]) -> None:
-    """Assert that it raises this and says what went wrong."""
+    """Assert that it raises this."""
     try:
         found = await asked
-    except expected as error:
-        assert error.message
+    except expected:
         return
     raise AssertionError(f"{expected.__name__} was expected, not {found!r}")
 
