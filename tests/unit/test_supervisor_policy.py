@@ -45,7 +45,7 @@ TABLE = {
     "all is well": (Row(), Accept, "changed 2 files; the gate passed"),
     "one file": (Row(changes=replace(CHANGED, files=("x",)), gates=(GREEN, GREEN)), Accept, "changed 1 file; all 2 gates passed"),
     "no gate": (Row(gates=()), Accept, "there is no gate"),
-    "agent failed": (Row(report=failed(Outcome.FAILED, "credit is out.")), Retry, "The agent failed: credit is out."),
+    "agent failed": (Row(report=failed(Outcome.FAILED, "credit is out.")), Retry, "The agent failed with exit code 7: credit is out."),
     "agent failed wordlessly": (Row(report=failed(Outcome.FAILED)), Retry, "The agent failed with exit code 7."),
     "agent stalled": (Row(report=failed(Outcome.STALLED)), Retry, "stopped making progress"),
     "agent timed out": (Row(report=failed(Outcome.TIMED_OUT)), Retry, "ran out of time"),

@@ -83,9 +83,9 @@ def _may_change_nothing(task: Task, report: Report) -> bool:
 
 def _because(report: Report) -> str:
     lines = feedback.tail(report.error, 300).splitlines()
-    if lines:
-        return f": {lines[-1].strip().rstrip('.')}"
-    return f" with exit code {report.exit_code}" if report.exit_code is not None else ""
+    last = lines[-1].strip().rstrip(".") if lines else ""
+    code = f" with exit code {report.exit_code}" if report.exit_code is not None else ""
+    return f"{code}: {last}" if last else code
 
 
 def _objection(findings: Sequence[Finding]) -> str:
