@@ -14,8 +14,12 @@ import pytest
 from aiohttp import web
 from anthropic import AsyncAnthropic, BadRequestError
 
+from claudecluster.gateway.core import GatewayConfig
 from claudecluster.gateway.local.ollama import Ollama, OllamaConfig
 from claudecluster.gateway.provider import Ask, Failure, Provider
+from claudecluster.gateway.standalone import Ready, StandaloneConfig, standalone
+from claudecluster.gateway.upstream.anthropic import AnthropicConfig
+from claudecluster.gateway.upstream.keys import fixed
 from claudecluster.testing.ollama import OllamaModel, ScriptedOllama
 from claudecluster.testing.ollama_wires import Reply, ToolCall
 
@@ -89,7 +93,7 @@ class Session:
         return [str(block["content"]) for block in blocks if block["type"] == "tool_result"]
 
 
-async def claude(front: Front, home: Path, prompt: str, *more: str, **env: str) -> Session:
+async def claude(front: Front | Ready, home: Path, prompt: str, *more: str, **env: str) -> Session:
     """Run the CLI on the prompt; further prompts follow as turns of the same session."""
     work = home / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -177,20 +181,20 @@ async def test_the_cli_never_notices_damaged_or_misplaced_calls(tmp_path: Path) 
     assert len(front.asked) == 3  # the broken call was settled between the gateway and the model
 
 
+def numbers(body: Mapping[str, Any]) -> Reply:
+    """Print more than the window holds, summarise when asked to, carry on."""
+    last = str(body["messages"][-1]["content"])
+    if "<summary>" in last and "<analysis>" in last:
+        return Reply(wait=0.1, text="<summary>The user wants numbers; they were printed.</summary>")
+    if last.endswith("first"):
+        return Reply(calls=(ToolCall("Bash", {"command": "seq 1 6000", "description": "numbers"}),))
+    return Reply(wait=0.1, text="Carried on" if "second" in str(body["messages"]) else "Printed")
+
+
 @needs_cli
 @pytest.mark.parametrize(("context", "patience"), [(17_000, 2.0), (19_500, 2.0), (19_500, 0.01)], ids=["known", "refused", "refused-late"])
 async def test_the_cli_compacts_by_itself_when_the_local_window_is_full(tmp_path: Path, context: int, patience: float) -> None:
-    long = ToolCall("Bash", {"command": "seq 1 6000", "description": "numbers"})
-
-    def play(body: Mapping[str, Any]) -> Reply:
-        last = str(body["messages"][-1]["content"])
-        if "summary" in last.lower():
-            return Reply(wait=0.1, text="<summary>The user wants numbers; they were printed.</summary>")
-        if last.endswith("first"):
-            return Reply(calls=(long,))
-        return Reply(wait=0.1, text="Carried on" if "second" in str(body["messages"]) else "Printed")
-
-    async with fronted(server := ScriptedOllama(play), context=context, patience=patience) as front:
+    async with fronted(server := ScriptedOllama(numbers), context=context, patience=patience) as front:
         session = await claude(front, tmp_path / "home", "first", "tell me more", "second")
     compacted = [line for line in session.lines if line.get("subtype") == "compact_boundary"]
     assert session.code == 0, session.result
@@ -198,6 +202,20 @@ async def test_the_cli_compacts_by_itself_when_the_local_window_is_full(tmp_path
     assert compacted
     assert session.result["result"] == "Carried on"
     assert not any(seen.truncated for seen in server.seen)
+
+
+@needs_cli
+async def test_the_cli_compacts_through_the_whole_gateway_and_stays_local(tmp_path: Path) -> None:
+    async with ScriptedOllama(numbers) as server:
+        local = Ollama(OllamaConfig((server.url,), context=19_500, patience=0.01))
+        config = GatewayConfig(tmp_path, AnthropicConfig("http://127.0.0.1:9", fixed("sk-real")), local=(local,))
+        async with standalone(StandaloneConfig(config, token="sk-test")) as ready:
+            named = {"ANTHROPIC_CUSTOM_HEADERS": "x-claudecluster-privacy: local"}
+            session = await claude(ready, tmp_path / "home", "first", "tell me more", "second", **named)
+    assert session.code == 0, session.result
+    assert [line for line in session.lines if line.get("subtype") == "compact_boundary"]
+    assert session.result["result"] == "Carried on"
+    assert session.result["modelUsage"]
 
 
 @needs_cli

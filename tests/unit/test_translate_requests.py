@@ -259,6 +259,22 @@ def test_tools_that_only_anthropic_runs_are_named_as_absent() -> None:
     assert "web_search" in written["messages"][0]["content"]
 
 
+def test_what_anthropics_search_once_found_is_told_without_what_only_anthropic_reads() -> None:
+    found = {"type": "web_search_result", "title": "Rain", "url": "https://example.com/rain", "encrypted_content": "EqgfCioI"}
+    answer = {
+        "role": "assistant",
+        "content": [
+            {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "weather"}},
+            {"type": "web_search_tool_result", "tool_use_id": "s1", "content": [found]},
+            {"type": "text", "text": "It rains."},
+        ],
+    }
+    content = ollama(request(user("hi"), answer, user("and?")))["messages"][1]["content"]
+    assert "EqgfCioI" not in content
+    for word in ("weather", "Rain", "https://example.com/rain", "It rains."):
+        assert word in content
+
+
 def test_an_answer_in_a_given_shape_is_asked_for_in_each_servers_way() -> None:
     schema = {"type": "object", "properties": {"title": {"type": "string"}}}
     body = request(user("hi"), output_config={"format": {"type": "json_schema", "schema": schema}})

@@ -83,6 +83,15 @@ def _source(source: Mapping[str, Any]) -> str:
     return f"[A document of type {media or kind} was here. You cannot read this type; say so if the answer depends on it.]"
 
 
+def _found(block: Block) -> str:
+    """Return what Anthropic's web search found, without the parts only Anthropic can decrypt."""
+    content = block.get("content")
+    if not isinstance(content, list):
+        return f"[The web search failed: {json.dumps(content, ensure_ascii=False)}]"
+    rows = [f"- {item.get('title', '')} ({item.get('url', '')})" for item in content if isinstance(item, Mapping)]
+    return "\n".join(["Web search results:", *rows])
+
+
 WORDS: Mapping[str, Callable[[Block], str]] = {
     "text": lambda block: str(block.get("text") or ""),
     "thinking": lambda _: "",  # a model reads its own old thoughts only with Anthropic's signature
@@ -93,6 +102,7 @@ WORDS: Mapping[str, Callable[[Block], str]] = {
     "search_result": lambda block: (
         f"Search result: {block.get('title', '')} ({block.get('source', '')})\n{joined(blocks_of(block.get('content')))}"
     ),
+    "web_search_tool_result": _found,
     "server_tool_use": lambda block: (
         f"[{block.get('name', 'A server tool')} was asked for: {json.dumps(block.get('input', {}), ensure_ascii=False)}]"
     ),
