@@ -197,3 +197,35 @@ def test_models_that_do_not_answer_are_infrastructure(cli: Cli) -> None:
     answer = cli("models", "--json", env={"OLLAMA_BASE_URL": "http://127.0.0.1:9"})
     assert answer.code == 4
     assert answer.json()["providers"][0]["ok"] is False
+
+
+def test_the_gateway_says_where_it_is_and_tells_its_usage(cli: Cli, started: Callable[..., subprocess.Popen[str]]) -> None:
+    process = started("gateway", env={"ANTHROPIC_BASE_URL": "http://127.0.0.1:9", "CLAUDECLUSTER_GATEWAY_TOKEN": "cc-mine"})
+    assert process.stdout is not None
+    ready = json.loads(process.stdout.readline())
+    assert ready["token"] == "cc-mine"
+    answer = cli("usage", "--gateway", ready["url"], "--json", env={"CLAUDECLUSTER_GATEWAY_TOKEN": "cc-mine"})
+    assert answer.code == 0, answer.err
+    assert [provider["name"] for provider in answer.json()["providers"]] == ["anthropic"]
+    assert cli("usage", "--gateway", ready["url"], "--json", env={"CLAUDECLUSTER_GATEWAY_TOKEN": "wrong"}).code == 4
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out) == (0, ""), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["gateway"], 4, "no Anthropic API key"),
+        (["gateway", "--config", "/nowhere.toml"], 2, "/nowhere.toml"),
+        (["gateway", "--port", "70000"], 2, "--port"),
+        (["usage", "--gateway", "somewhere"], 2, "no address"),
+        (["usage", "--gateway", "http://127.0.0.1:9"], 4, "no gateway answers"),
+    ],
+)
+def test_gateway_mistakes_are_one_line(cli: Cli, arguments: list[str], code: int, said: str) -> None:
+    answer = cli(*arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert said in answer.err
+    assert answer.err.startswith("error: ")
+    assert "hint: " in answer.err

@@ -50,8 +50,8 @@ class Settings(BaseModel):
     anthropic_auth_token: SecretStr | None = Field(None, description="bearer token sent instead of a key")
     anthropic_base_url: Address = Field("https://api.anthropic.com", description="where Anthropic is reached")
     ollama_base_url: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = Field((), description="Ollama servers, comma-separated")
-    subscription_tier: Literal["free", "pro", "max", "teams", "enterprise", ""] = Field(
-        "", description="tier the limit windows are reckoned with"
+    subscription_tier: Literal["api", "free", "pro", "max", "max5", "max20", "teams", "enterprise"] = Field(
+        "api", description="tier whose limit windows are counted where the server reports none"
     )
     fallback_mode: Literal["auto", "manual", "disabled"] = Field("auto", description="when the local model takes over")
     fallback_threshold: float = Field(80.0, gt=0, le=100, description="per cent of a limit at which traffic moves over")

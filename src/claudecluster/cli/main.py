@@ -5,7 +5,6 @@ Called by the console script. `--help` answers without loading any command: name
 
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -81,7 +80,7 @@ app = typer.Typer(cls=LazyGroup, add_completion=False, rich_markup_mode=None)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"{NAME} {version(NAME)}")
+        typer.echo(f"{NAME} {load('importlib.metadata').version(NAME)}")
         raise typer.Exit
 
 

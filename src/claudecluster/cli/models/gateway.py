@@ -33,7 +33,8 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    async with module("claudecluster.assembly.build").gateway(settings, host=host, port=port) as (url, token):
+    access, build = module("claudecluster.assembly.access"), module("claudecluster.assembly.build")
+    async with build.writing(settings) as store, access.gateway(settings, store.meter, host=host, port=port) as (url, token):
         voice.data(json.dumps({"url": url, "token": token}))
         voice.say(f"ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY={token} claude")
         await ended.wait()
