@@ -5,7 +5,7 @@
 
 import asyncio
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class Core:
         self._exchange = Exchange(policy, self.state, Prices(config.prices), self._record, config.tuning)
         self._player = Player(config.replay) if config.replay is not None else None
         self._recorder = Recorder(config.record) if config.record is not None else None
-        self._metering: set[asyncio.Task[None]] = set()
+        self._writing: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -107,10 +107,11 @@ class Core:
             await self._exchange.answer(visit, request, reply, await self._absent())
             return
         microphone = Microphone(reply)
-        await self._exchange.answer(visit, request, microphone, await self._absent())
-        if (ask := _ask(visit, request)) is not None:
-            ours = self.config.anthropic
-            await self._recorder.keep(ask, microphone.track(), [await ours.key(), await ours.auth_token()])
+        try:
+            await self._exchange.answer(visit, request, microphone, await self._absent())
+        finally:  # a client may be gone as soon as it has its answer
+            if microphone.lasting and (ask := _ask(visit, request)) is not None:
+                self._later(self._keep(self._recorder, ask, microphone.track()))
 
     def recall(self, records: list[Metered]) -> None:
         """Count what was metered before this process began, for its budgets and `/usage`."""
@@ -118,9 +119,9 @@ class Core:
             self.state.ledger.add(record)
 
     async def settle(self) -> None:
-        """Wait until what was metered is written down."""
-        while self._metering:
-            await asyncio.wait(set(self._metering))
+        """Wait until what was metered and recorded is written down."""
+        while self._writing:
+            await asyncio.wait(set(self._writing))
 
     async def aclose(self) -> None:
         """Let go of all connections."""
@@ -148,17 +149,25 @@ class Core:
         await reply.write(track.body)
         await reply.end()
 
-    def _record(self, metered: Metered) -> None:
-        task = asyncio.get_running_loop().create_task(self._written(metered))
-        self._metering.add(task)
-        task.add_done_callback(self._metering.discard)
+    async def _keep(self, recorder: Recorder, ask: Ask, track: Track) -> None:
+        ours = self.config.anthropic
+        await recorder.keep(ask, track, [await ours.key(), await ours.auth_token()])
 
-    async def _written(self, metered: Metered) -> None:
-        try:
-            await self._meter(metered)
-        except Exception as error:  # noqa: BLE001 - the meter is another room's; its failure must not fail a request
-            context = {"message": "a metered request could not be recorded", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+    def _record(self, metered: Metered) -> None:
+        self._later(self._meter(metered))
+
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.get_running_loop().create_task(_told(work))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+
+async def _told(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - the meter is another room's; its failure must not fail a request
+        context = {"message": "a request could not be written down", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _ask(visit: Visit, request: Request) -> Ask | None:

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from claudecluster.gateway.provider import Ask
+from claudecluster.gateway.recording.condense import condense
 from claudecluster.gateway.recording.keys import exact, shape
 from claudecluster.gateway.recording.redact import redact
 from claudecluster.gateway.server.message import Reply
@@ -43,6 +44,12 @@ class Microphone:
         self._pieces: list[bytes] = []
         self._status = 0
         self._headers: dict[str, str] = {}
+        self._whole = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what was sent is a whole answer, and none that says to ask again."""
+        return self._whole and self._status < 500 and self._status != 429
 
     @property
     def started(self) -> bool:
@@ -61,6 +68,7 @@ class Microphone:
 
     async def end(self) -> None:
         """Finish the answer."""
+        self._whole = True
         await self._reply.end()
 
     def track(self) -> Track:
@@ -91,7 +99,7 @@ class Recorder:
             "stream": ask.stream,
             "status": track.status,
             "headers": dict(track.headers),
-            "body": track.body.decode("utf-8", "replace"),
+            "body": (condense(track.body) if ask.stream else track.body).decode("utf-8", "replace"),
         }
         written = redact(orjson.dumps(line).decode(), (*self._secrets, *secrets)).encode() + b"\n"
         async with self._lock:

@@ -192,7 +192,7 @@ class Exchange:
             return True
         verdict = provider.classify(failure)
         if verdict is Verdict.STOP:
-            await job.relay.fail(failure, _final(failure, signal, now))
+            await job.relay.fail(failure, _final(provider.name, failure, signal, now))
             return True
         if verdict is Verdict.NEXT or provider.name in job.retried:
             job.failed.add(provider.name)
@@ -206,7 +206,7 @@ class Exchange:
         now = self._clock.now()
         if job.failures:
             name, failure, signal = next((row for row in job.failures if row[1].cause is Cause.STATUS), job.failures[0])
-            await job.relay.fail(failure, _final(failure, signal, now))
+            await job.relay.fail(failure, _final(name, failure, signal, now))
             return name, failure.status or 502
         names = [choice.provider.name for choice in job.choices]
         if all(self._loops.broken(job.session, name, now) for name in names):
@@ -261,11 +261,12 @@ def _signal(failure: Failure, now: float) -> Signal:
             return Signal(Trouble.BROKEN)
 
 
-def _final(failure: Failure, signal: Signal, now: float) -> Mapping[str, str]:
-    """Return headers that keep the client from asking again in vain."""
+def _final(name: str, failure: Failure, signal: Signal, now: float) -> Mapping[str, str]:
+    """Return headers that say whose failure it is, and keep the client from asking again in vain."""
+    whose = {"x-claudecluster-provider": name}
     if signal.trouble is Trouble.DENIED and failure.status == 401:
-        return {"x-should-retry": "false"}  # the key is ours: the client's ten tries would change nothing
+        return whose | {"x-should-retry": "false"}  # the key is ours: the client's ten tries would change nothing
     if signal.trouble is Trouble.LIMITED and signal.until is not None and "retry-after" not in failure.headers:
         wait = max(1.0, signal.until - now)
-        return {"retry-after": str(round(wait))} | ({"x-should-retry": "false"} if wait > CLI_WAITS else {})
-    return {}
+        return whose | {"retry-after": str(round(wait))} | ({"x-should-retry": "false"} if wait > CLI_WAITS else {})
+    return whose
