@@ -114,7 +114,7 @@ def _gates(gates: tuple[Gate, ...], whose: str) -> Iterator[Refused]:
     for gate in gates:
         if not gate.name.strip():
             yield Refused(f"{whose} has a gate without a name", hint="give it `name: ...`")
-        if not gate.run.strip():
+        if not gate.run.strip() and not gate.check:
             yield Refused(f"gate {gate.name!r} of {whose} has no command", hint="give it `run: ...`")
         if not gate.timeout > 0:
             yield Refused(f"gate {gate.name!r} of {whose} has a timeout of {gate.timeout:g} s", hint="a timeout is more than 0 seconds")
