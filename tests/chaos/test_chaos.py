@@ -212,6 +212,8 @@ def test_nothing_is_lost_doubled_or_left_behind(world: World) -> None:
     try:
         out, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
         world.fail(f"after {kills} kills the run did not end within {PATIENCE:g} s")
     world.story.append(f"{kills} kills; resume ended with {process.returncode}")
     print("; ".join(world.story))  # noqa: T201 - shown with -s and on failure
