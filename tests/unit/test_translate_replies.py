@@ -312,6 +312,31 @@ tricky = st.lists(
 )  # fmt: skip
 
 
+anything = st.lists(
+    st.one_of(
+        tricky.map(lambda parts: Said("".join(parts))),
+        st.text(max_size=9).map(Said),
+        st.builds(
+            Called,
+            st.sampled_from(["Bash", "read_file", "", "no such tool!"]),
+            st.text(max_size=20) | st.dictionaries(st.text(), st.text()),
+        ),
+        st.builds(Counted, st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)),
+        st.just(Thought()),
+    ),
+    max_size=12,
+)
+
+
+@given(anything, st.booleans(), st.booleans(), st.booleans())
+def test_whatever_comes_in_a_well_formed_message_comes_out(deltas: list[Delta], parallel: bool, length: bool, ended: bool) -> None:
+    message = told([*deltas, *([Ended(length=length)] if ended else [])], parallel=parallel)
+    assert message["content"]
+    calls = len(uses_of(message))
+    assert parallel or calls <= 1
+    assert message["stop_reason"] == ("max_tokens" if length and ended else "tool_use" if calls else "end_turn")
+
+
 @given(tricky, st.lists(st.integers(1, 9), min_size=1, max_size=40))
 def test_pieces_of_the_text_do_not_matter(parts: list[str], sizes: list[int]) -> None:
     text = "".join(parts)

@@ -163,11 +163,16 @@ def test_parallel_calls_and_their_results_keep_their_ids_and_say_when_they_faile
     assert messages[4]["content"] == "Tool loaded."
 
 
-def test_openai_takes_arguments_as_text() -> None:
+def test_openai_takes_arguments_as_text_and_mistral_takes_the_ids() -> None:
     messages = openai(parallel())["messages"]
     assert messages[1]["content"] is None
     assert messages[1]["tool_calls"][0]["function"] == {"name": "Bash", "arguments": '{"command": "ls"}'}
-    assert messages[2] == {"role": "tool", "tool_call_id": "toolu_2", "content": "inside"}
+    first, second = (call["id"] for call in messages[1]["tool_calls"])
+    assert first != second
+    assert len(first) == 9
+    assert first.isalnum()
+    assert messages[2] == {"role": "tool", "tool_call_id": second, "content": "inside"}
+    assert messages[3]["tool_call_id"] == first
 
 
 def test_the_anthropic_wire_keeps_results_and_words_in_one_turn() -> None:

@@ -42,7 +42,8 @@ class Http:
         if self.session is not None:
             return self.session
         if self._own is None or self._own.closed:
-            self._own = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
+            # Uvicorn, and so vLLM, closes idle connections after 5 s: one kept longer could break under a request.
+            self._own = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0), trust_env=False)
         return self._own
 
     async def json(self, method: str, url: str, *, headers: Mapping[str, str], body: object = None, timeout: float = 5.0) -> Any:

@@ -1,5 +1,6 @@
 """Write a conversation as a body for `/v1/chat/completions` (OpenAI's reference; vLLM, llama.cpp, LM Studio, SGLang take the same)."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -56,9 +57,14 @@ def _choice(wishes: Wishes) -> dict[str, Any]:
     return said
 
 
+def _short(call_id: str) -> str:
+    """Return an id of nine letters and digits: Mistral's templates take no other, and nobody minds."""
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
+
+
 def _message(line: Line) -> dict[str, Any]:
     if line.role == "tool":
-        return {"role": "tool", "tool_call_id": line.call_id, "content": line.said()}
+        return {"role": "tool", "tool_call_id": _short(line.call_id), "content": line.said()}
     if line.pictures:
         parts: list[dict[str, Any]] = [{"type": "text", "text": line.text}] if line.text else []
         parts += [{"type": "image_url", "image_url": {"url": f"data:{shown.media_type};base64,{shown.data}"}} for shown in line.pictures]
@@ -67,7 +73,7 @@ def _message(line: Line) -> dict[str, Any]:
         return {"role": line.role, "content": line.text}
     calls = [
         {
-            "id": call.id,
+            "id": _short(call.id),
             "type": "function",
             "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments), ensure_ascii=False)},
         }
