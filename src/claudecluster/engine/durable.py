@@ -6,6 +6,7 @@ two processes share (else both run the same step), every workflow on a queue of 
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,13 @@ async def result(handle: Any, poll: float = 0.02) -> Any:
         return await handle.get_result(polling_interval_sec=poll)
     except dbos_error.DBOSAwaitedWorkflowCancelledError:
         return None
+
+
+async def ended(workflow: str) -> bool:
+    """Tell whether a workflow has come to its end. Asked outside the caller's own history, so it is no step of it."""
+    asking = DBOS.list_workflows_async(workflow_ids=[workflow], load_input=False, load_output=False)
+    found = await asyncio.get_running_loop().create_task(asking, context=contextvars.Context())
+    return any(status.status not in {"PENDING", "ENQUEUED", "DELAYED"} for status in found)
 
 
 async def sleep(seconds: float) -> None:

@@ -28,7 +28,7 @@ GO_ON = "go-on"
 INBOX = "inbox"
 CANCEL = "cancel"
 LONGEST_WAIT = 6 * 3600.0
-DEAF = 60.0  # seconds after which a parent asks the database about a child that another process may have taken
+FIRST_LOOK, LAST_LOOK = 0.2, 5.0  # seconds between looks at a child that has not rung: it may have ended before this process began
 
 
 def control(run: str) -> str:
@@ -229,8 +229,11 @@ class Flows:
         try:
             bell = self.bells.setdefault(name, asyncio.Event())
             handle = await durable.enqueue(queue, name, self._flows[kind], name, *args, priority=course.priority)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(bell.wait(), DEAF)
+            patience = FIRST_LOOK
+            while not bell.is_set() and not (patience > FIRST_LOOK and await durable.ended(name)):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(bell.wait(), patience)
+                patience = min(patience * 2, LAST_LOOK)
             found = await durable.result(handle)
         finally:
             self.live[course.errand.task].discard(name)
@@ -257,9 +260,8 @@ class Flows:
         async def fenced(*given: object) -> Any:
             try:
                 return await action(*given)
-            except BaseException:
+            finally:
                 if self.closing.is_set():  # our agents were stopped by us: record nothing, the next process goes on from here
                     await asyncio.Event().wait()
-                raise
 
         return await durable.step(name, fenced, *args, preemptible=preemptible)
