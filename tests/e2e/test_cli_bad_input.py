@@ -112,6 +112,9 @@ def test_nothing_to_do(cli: Cli, repo: Path, command: str) -> None:
         (["--budget-usd", "0"], "--budget-usd", ""),
         (["--budget-usd", "nan"], "--budget-usd", ""),
         (["--gate", " "], "--gate", ""),
+        (["--replay", "/nowhere/cassette"], "no cassette", "--record"),
+        (["--record", "/nowhere/cassette"], "/nowhere/cassette cannot be written", ""),
+        (["--record", "a", "--replay", "b"], "--record and --replay", ""),
         (["--frobnicate"], "--frobnicate", "--help"),
         (["more", "words"], "", "--help"),
     ],
@@ -266,4 +269,6 @@ def test_ten_thousand_tasks_are_planned_in_two_seconds(cli: Cli, tmp_path: Path)
     after = os.times()
     assert answer.code == 0
     assert len(json.loads(answer.out)["order"]) == 10_000
-    assert (after.children_user + after.children_system) - (before.children_user + before.children_system) < 2  # others use this machine too
+    assert (after.children_user + after.children_system) - (
+        before.children_user + before.children_system
+    ) < 2  # others use this machine too

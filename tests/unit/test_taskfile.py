@@ -226,6 +226,8 @@ def test_a_folder_and_a_missing_file_are_said_to_be_that(tmp_path: Path) -> None
         Wishes(goal="x", timeout=0),
         Wishes(goal="x", gates=(" ",)),
         Wishes(goal="a\0b"),
+        Wishes(goal="a\udcffb"),
+        Wishes(goal="x", gates=("a\udcffb",)),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(wishes: Wishes) -> None:

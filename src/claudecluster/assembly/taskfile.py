@@ -69,8 +69,12 @@ def _check(wishes: Wishes) -> None:
         raise Refused(f"--timeout is {wishes.timeout:g} seconds, which is not above 0 and up to {LONGEST:g}", hint="1800 is usual")
     if any(not command.strip() or "\0" in command for command in wishes.gates):
         raise Refused("--gate is empty", hint='give a shell command, such as --gate "pytest -q"')
-    if "\0" in wishes.goal:
-        raise Refused("the goal holds a NUL character", hint="give plain text")
+    if not all(_text(words) for words in (wishes.goal, *wishes.gates)):
+        raise Refused("the goal or a gate is not UTF-8 text", hint="give plain text")
+
+
+def _text(words: str) -> bool:
+    return "\0" not in words and not any("\ud800" <= character <= "\udfff" for character in words)  # undecodable bytes of an argument
 
 
 def _of_goal(wishes: Wishes) -> Plan:

@@ -18,7 +18,7 @@ from claudecluster.cli.loading import load
 from claudecluster.cli.result import Outcome
 from claudecluster.cli.watch.progress import watching
 from claudecluster.kit.clock import Clock, SystemClock
-from claudecluster.model.errors import NotFound
+from claudecluster.model.errors import NotFound, Refused
 from claudecluster.ports.store import Roster
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,6 +40,17 @@ class Setting:
     extras: dict[str, Path] = field(default_factory=dict)
     prepared: Callable[[Any], AbstractAsyncContextManager[Any]] = nullcontext
     clock: Clock = field(default_factory=SystemClock)
+
+
+def cassettes(record: Path | None, replay: Path | None) -> dict[str, Path]:
+    """Return what is to be recorded or replayed, as a Setting takes it. Raises Refused for what cannot be."""
+    if record is not None and replay is not None:
+        raise Refused("--record and --replay do not go together", hint="what is replayed is recorded already")
+    if replay is not None and not replay.is_file():
+        raise Refused(f"there is no cassette {replay}", hint="make one with --record")
+    if record is not None and (record.is_dir() or not record.absolute().parent.is_dir()):
+        raise Refused(f"{record} cannot be written", hint="name a file in a folder that exists")
+    return {name: path.absolute() for name, path in (("record", record), ("replay", replay)) if path is not None}
 
 
 def serve(setting: Setting, begin: Begin, *, as_json: bool) -> int:

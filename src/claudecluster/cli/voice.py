@@ -15,7 +15,10 @@ def data(text: str) -> None:
 def as_json(value: Any) -> None:
     """Write one JSON object to stdout."""
     orjson = load("orjson")  # the standard library's indented writer takes seconds for 10,000 tasks
-    data(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    try:
+        data(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    except TypeError:  # a path that is not UTF-8: escaped, as only the standard library does it
+        data(load("json").dumps(value, indent=2))
 
 
 def say(text: str) -> None:

@@ -37,12 +37,12 @@ async def signs(settings: Settings) -> list[Sign]:
         _python(),
         await _git(settings),
         await _bubblewrap(settings),
-        await _namespaces(),
+        await _namespaces(settings),
         await _claude(),
         _model(settings),
         _home(settings),
         _room(settings),
-        await _keygen(settings),
+        _keygen(settings),
         _cgroups(),
         *_private(settings),
     ]
@@ -80,10 +80,10 @@ async def _bubblewrap(settings: Settings) -> Sign:
     return Sign("bubblewrap", "ok", said)
 
 
-async def _namespaces() -> Sign:
-    if shutil.which("bwrap") is None:
+async def _namespaces(settings: Settings) -> Sign:
+    if shutil.which("bwrap", path=settings.path) is None:
         return Sign("namespaces", "warn", "cannot be tried without bubblewrap")
-    code, said = await _output(*BWRAP)
+    code, said = await _output(*BWRAP, path=settings.path)
     if code:
         fix = (
             "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
@@ -137,15 +137,11 @@ def _room(settings: Settings) -> Sign:
     return Sign("disk", "ok", seen)
 
 
-async def _keygen(settings: Settings) -> Sign:
+def _keygen(settings: Settings) -> Sign:
     found = shutil.which("ssh-keygen", path=settings.path)
     if found is None:
-        return Sign(
-            "ssh-keygen",
-            "fail",
-            "not found on PATH",
-            "install it (Debian, Ubuntu: apt-get install openssh-client) to check signed commits with git itself",
-        )
+        fix = "install it (Debian, Ubuntu: apt-get install openssh-client) to check signed commits with git itself"
+        return Sign("ssh-keygen", "warn", "not found on PATH", fix)
     return Sign("ssh-keygen", "ok", found)
 
 

@@ -31,6 +31,11 @@ FACTS = 4  # the newest facts shown under the table
 LASTING = frozenset({"task.landed", "task.done", "task.failed", "task.rejected", "task.cancelled", "task.waiting", "landing.bounced"})
 
 
+def movable() -> bool:
+    """Whether the terminal can redraw what it shows."""
+    return not Console(stderr=True).is_dumb_terminal
+
+
 class Live:
     """Shows tasks that move, a sum of the rest, and the newest facts."""
 

@@ -5,6 +5,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from claudecluster.cli import voice
 from claudecluster.cli.loading import load
@@ -32,11 +33,17 @@ class Lines:
         """Nothing to clean up."""
 
 
+def _view(store: Store, run: str, clock: Clock) -> Any:
+    if not sys.stderr.isatty():
+        return Lines()
+    live = load("claudecluster.cli.watch.live")
+    return live.Live(store, run, clock) if live.movable() else Lines()
+
+
 @asynccontextmanager
 async def watching(store: Store, run: str, clock: Clock, after: int = 0) -> AsyncIterator[None]:
     """Show a run's facts with seq > after while the block runs, and those that were still on their way when it ends."""
-    live = sys.stderr.isatty()
-    view = load("claudecluster.cli.watch.live").Live(store, run, clock) if live else Lines()
+    view = _view(store, run, clock)
     await view.start()
     seen = after
 

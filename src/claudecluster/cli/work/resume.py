@@ -9,7 +9,7 @@ import typer
 from claudecluster.assembly.settings import Settings, load
 from claudecluster.cli import voice
 from claudecluster.cli.loading import load as module
-from claudecluster.cli.serving import Begin, Setting, look_now, serve, told
+from claudecluster.cli.serving import Begin, Setting, cassettes, look_now, serve, told
 from claudecluster.cli.work.plan import Json
 from claudecluster.model.run import RunRecord
 
@@ -28,8 +28,7 @@ def resume(
     if outcome.run.state.over:
         voice.say(f"run {outcome.run.id} is over")
         return told(outcome, as_json=as_json)
-    extras = {name: path for name, path in (("record", record), ("replay", replay)) if path}
-    return serve(setting_of(outcome.run, extras), named(outcome.run.id), as_json=as_json)
+    return serve(setting_of(outcome.run, cassettes(record, replay)), named(outcome.run.id), as_json=as_json)
 
 
 def setting_of(run: RunRecord, extras: dict[str, Path] | None = None) -> Setting:

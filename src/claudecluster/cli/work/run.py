@@ -14,7 +14,7 @@ from claudecluster.assembly.paths import place, server_log
 from claudecluster.assembly.settings import load
 from claudecluster.assembly.taskfile import Wishes
 from claudecluster.cli import exits, voice
-from claudecluster.cli.serving import Setting, look_now, serve, submit
+from claudecluster.cli.serving import Setting, cassettes, look_now, serve, submit
 from claudecluster.cli.work.plan import Goal, Json, Tasks, planned
 from claudecluster.kit import processes
 from claudecluster.model.errors import Refused
@@ -68,7 +68,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter for each flag is how Typer de
     plugins.known("sandboxes", sandbox)
     _agreed(sandbox, network, ask=not yes and not as_json)
     order = Order(plan, where.source, base or plan.base, branch, sandbox, "full" if network == "full" else "none", workers, budget_usd)
-    setting = Setting(settings, sandbox, network, {name: path for name, path in (("record", record), ("replay", replay)) if path})
+    setting = Setting(settings, sandbox, network, cassettes(record, replay))
     if detach:
         return _detached(setting, submitting(order), as_json=as_json)
     return serve(setting, submitting(order, where.folder), as_json=as_json)
@@ -111,7 +111,7 @@ def _agreed(sandbox: str, network: str, *, ask: bool) -> None:
 def _detached(setting: Setting, begin: Callable[[Any], Awaitable[str]], *, as_json: bool) -> int:
     run = submit(setting, begin)
     log = server_log(setting.settings.home, run)
-    extras = [argument for name, path in setting.extras.items() for argument in (f"--{name}", str(path.absolute()))]
+    extras = [argument for name, path in setting.extras.items() for argument in (f"--{name}", str(path))]
     with log.open("ab") as out:
         subprocess.Popen(
             [sys.executable, "-m", "claudecluster.cli", "resume", run, *extras],
