@@ -54,16 +54,17 @@ def place(repo: str) -> Where:
     """Return what `--repo` means; empty is the repository around the current folder. Raises Refused for what is not there."""
     if URL.match(repo):
         return Where(repo, None)
-    if not repo:
-        here = Path.cwd()
-        top = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
-        return Where(str(top), top)
-    folder = Path(repo).expanduser().absolute()
+    here = Path.cwd()
+    top = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+    folder = Path(repo).expanduser().absolute() if repo else top
     try:
+        str(folder.resolve()).encode()
         if not folder.exists():
             raise Refused(f"there is no repository at {repo}", hint="check --repo; it takes a folder or a URL")
         if not folder.is_dir():
             raise Refused(f"{repo} is a file, not a repository", hint="check --repo; it takes a folder or a URL")
+    except UnicodeEncodeError:
+        raise Refused("the repository's path is not UTF-8 text", hint="rename the folder, or work on a clone elsewhere") from None
     except (OSError, ValueError) as error:
         raise Refused(f"--repo cannot be used: {error}", hint="it takes a folder or a URL") from None
     return Where(str(folder.resolve()), folder)

@@ -51,6 +51,7 @@ def one_line(text: str) -> str:
 
 def clean(text: str) -> str:
     """Return the text without control characters other than tab and newline: agents' output must not steer a terminal."""
+    text = text.encode("utf-8", "replace").decode() if any("\ud800" <= character <= "\udfff" for character in text) else text
     return "".join(character for character in text if character.isprintable() or character in "\t\n")
 
 
