@@ -22,7 +22,7 @@ from claudecluster.kit.processes import born
 from claudecluster.model.errors import Unavailable
 
 HOST = os.uname().nodename
-FOLDERS = ("bases", "layers", "workspaces", "homes", "locks", "scratch")
+FOLDERS = ("bases", "layers", "workspaces", "homes", "locks", "scratch", "landed")
 Owner = tuple[int, int] | None
 
 
@@ -52,6 +52,10 @@ class Shelf:
     def borrow(self) -> dict[str, str]:
         """Return the variable with which git reads both object folders."""
         return {"GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(quoted(path) for path in self.objects)}
+
+    def landed(self, run: str) -> Path:
+        """Return the object folder of what a run has landed, which its later workspaces may read. It only grows."""
+        return self.folder / "landed" / run
 
     def prepare(self) -> None:
         """Make the folders and remove what dead processes left."""

@@ -22,6 +22,7 @@ from claudecluster.workspaces.git import Git, failed, why
 
 HOME = "/home/agent"  # the agent's home as an isolated sandbox shows it
 OBJECTS = "/run/claudecluster-objects"  # where an isolated sandbox sees the user's objects
+LANDED = "/run/claudecluster-landed"  # and where those that its run has landed
 BRANCH = "refs/heads/work"
 AGE = 10  # seconds by which a base's files are older than its index, so that git trusts their times
 CONFIG = """[core]
@@ -136,15 +137,16 @@ class Frozen:
         if done.code:
             raise failed("checkout", done)
 
-    def skeleton(self, folder: Path, commit: str) -> None:
-        """Make a repository without objects of its own: it borrows the user's, has no remote, no hooks and none of the user's settings."""
+    def skeleton(self, folder: Path, commit: str, landed: Path | None = None) -> None:
+        """Make a repository without objects of its own: it borrows the user's and what landed, has no remote, no hooks, none of the user's settings."""
+        borrowed = [OBJECTS, LANDED] if self.overlays else [disk.quoted(path) for path in (self.shelf.objects[0], landed) if path]
         long = len(commit) == 64
         files = {
             "HEAD": f"ref: {BRANCH}\n",
             BRANCH: f"{commit}\n",
             "config": CONFIG.format(version=1 if long else 0) + (SHA256 if long else ""),
             "info/exclude": "",
-            "objects/info/alternates": f"{OBJECTS if self.overlays else disk.quoted(self.shelf.objects[0])}\n",
+            "objects/info/alternates": "".join(f"{path}\n" for path in borrowed),
             "packed-refs": self._tags(),
         }
         shallow = self.shelf.source / "shallow"

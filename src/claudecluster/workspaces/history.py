@@ -4,10 +4,13 @@ Refs are files that only this module writes, under a lock that the kernel frees:
 `.lock` file that stops every later change.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from claudecluster.model.errors import Conflict, NotFound, Refused, Unavailable
+from claudecluster.model.ids import head_ref
 from claudecluster.model.tree import Merged
 from claudecluster.workspaces import disk, objects
 from claudecluster.workspaces.disk import Shelf
@@ -15,6 +18,8 @@ from claudecluster.workspaces.git import Git, failed
 from claudecluster.workspaces.signing import Signer
 
 REF = re.compile(r"refs(/[A-Za-z0-9_][A-Za-z0-9._@+-]*)+")
+
+HEAD = re.compile(head_ref("([^/]+)"))
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,18 @@ class History:
             if current != old:
                 raise Conflict(f"{ref} is at {current[:12] or 'nothing'}, not at {old[:12] or 'nothing'}", hint="read it again")
             await self._point(ref, new)
+        if head := HEAD.fullmatch(ref):
+            target = disk.folder(self.shelf.landed(head[1]), None)
+            await self.lend("commit", new, target)
+
+    async def lend(self, kind: str, oid: str, target: Path, known: Path | None = None) -> None:
+        """Put an object and its parts, as far as only the hub has them, into another object folder: see `objects.lend`."""
+        with disk.room("hand out objects"):
+            missing = await asyncio.to_thread(objects.lend, self.shelf, kind, oid, target, known)
+        if missing:  # files so large that git keeps them in packs
+            disk.folder(target / "pack", None)
+            wanted = "".join(f"{large}\n" for large in missing).encode()
+            await self.git.must(self.shelf.hub, "pack-objects", "--quiet", "--window=0", str(target / "pack/pack"), stdin=wanted)
 
     async def point(self, ref: str, new: str) -> None:
         """Set a ref. What it pointed at before stays reachable from a ref of its own."""

@@ -3,9 +3,11 @@
 Called by the history and the harvest. It starts no process. Formats: gitformat-pack(5), `git help hash-object`.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -100,6 +102,64 @@ def adopt(shelf: Shelf, quarantine: Path) -> None:
                 raise Refused(f"object {oid} is not a file")
             if not _path(shelf, oid).exists():
                 _take(shelf, Path(file.path), oid)
+
+
+def lend(shelf: Shelf, kind: str, oid: str, target: Path, known: Path | None = None) -> list[str]:
+    """Put an object of the hub, with all it is made of that the user's repository has not, into another object folder.
+
+    What is loose in the hub is the hub's own; what is not is the user's, except for the blobs returned: those lie in the hub's
+    packs. What stands in `known` is left out. With `known`, the target will be an agent's and gets copies; else it is ours and
+    gets links. An object comes after all it is made of, so that whatever stands in a folder is complete there after a crash.
+    """
+    hub, to, have = str(shelf.objects[1]), str(target), str(known or target)
+    packed = _packed(shelf)
+    pending, seen, missing = [(kind, oid, False)], set(), []
+    while pending:
+        kind, oid, ready = pending.pop()
+        place = f"{oid[:2]}/{oid[2:]}"
+        if ready:
+            os.makedirs(f"{to}/{oid[:2]}", exist_ok=True)  # noqa: PTH103 - thousands of Path objects cost more than the work
+            with contextlib.suppress(FileExistsError):
+                (shutil.copyfile if known else os.link)(f"{hub}/{place}", f"{to}/{place}")
+        elif oid not in seen:
+            seen.add(oid)
+            if oid in packed:
+                missing.append(oid)
+            elif os.path.exists(f"{hub}/{place}") and not os.path.exists(f"{have}/{place}"):  # noqa: PTH110 - as above
+                pending.append((kind, oid, True))
+                pending += _parts(shelf, kind, oid)
+    return missing
+
+
+def _parts(shelf: Shelf, kind: str, oid: str) -> list[tuple[str, str, bool]]:
+    """Return what an object names, as entries for `lend`."""
+    found = loose(shelf, oid) if kind != "blob" else None
+    if found is None:
+        return []
+    body = found[1]
+    if kind == "commit":
+        commit = parse(body)
+        return [("tree", commit.tree, False), *(("commit", parent, False) for parent in commit.parents)]
+    parts = []
+    size = len(oid) // 2
+    place = 0
+    while place < len(body):
+        end = body.index(b"\0", place) + 1
+        if not body.startswith(b"160000", place):
+            parts.append(("tree" if body.startswith(b"40000", place) else "blob", body[end : end + size].hex(), False))
+        place = end + size
+    return parts
+
+
+def _packed(shelf: Shelf) -> frozenset[str]:
+    """Return the ids in the hub's packs: each holds a large file. Format of their indexes: gitformat-pack(5), version 2."""
+    found: set[str] = set()
+    for index in (shelf.objects[1] / "pack").glob("*.idx"):
+        raw = index.read_bytes()
+        count = int.from_bytes(raw[1028:1032], "big")
+        size = 32 if len(raw) - 1032 - 48 - 40 * count > 0 else 20
+        found |= {raw[start : start + size].hex() for start in range(1032, 1032 + count * size, size)}
+    return frozenset(found)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -21,7 +21,7 @@ from claudecluster.model.place import Bind, Layer
 from claudecluster.model.tree import Wanted, Workspace
 from claudecluster.workspaces import disk
 from claudecluster.workspaces.disk import Shelf
-from claudecluster.workspaces.frozen import BRANCH, HOME, OBJECTS, Frozen, Used
+from claudecluster.workspaces.frozen import BRANCH, HOME, LANDED, OBJECTS, Frozen, Used
 from claudecluster.workspaces.git import Git, failed
 from claudecluster.workspaces.history import History
 
@@ -114,7 +114,7 @@ class Trees:
         layers = [Layer(lower, place / "upper", place / "work", self.frozen.work)]
         for part in ("upper", "work"):
             disk.folder((home if wanted.home else draft / "home") / part, shelf.owner)
-        binds = [Bind(shelf.objects[0], OBJECTS)]
+        binds = [Bind(shelf.objects[0], OBJECTS), Bind(self._landed(wanted), LANDED)]
         if layer:
             layers.append(Layer((layer / "home",), home / "upper", home / "work", HOME))
         else:
@@ -130,6 +130,10 @@ class Trees:
         index = base / ".git/index"
         young = index.exists() and int(index.stat().st_mtime) >= int(upper.stat().st_mtime)
         return Made(workspace, wanted.at or wanted.base, wanted.layer, {name: str(path) for name, path in shares.items()}, young)
+
+    def _landed(self, wanted: Wanted) -> Path:
+        """Return the objects that the workspace's run has landed. Its name begins with the run: `ids.attempt_name`."""
+        return disk.folder(self.shelf.landed(wanted.name.partition(".")[0]), None)
 
     def _shared(self, wanted: Wanted, base: Path, upper: Path) -> dict[str, tuple[Path, ...]]:
         """Return the untracked folders of the user's copy that are to be seen, each with what set-up made of it on top."""
@@ -151,16 +155,17 @@ class Trees:
         if at == wanted.base:
             return wanted.base
         upper, index = draft / "upper", draft / "index"
-        commit = at if await self.history.kind(at) == "commit" else wanted.base
+        kind = await self.history.kind(at)
+        commit = at if kind == "commit" else wanted.base
         if (base / ".git/index").exists():
             shutil.copy2(base / ".git/index", index)  # with its time, by which git knows which files it may trust
-        disk.folder(upper / ".git/objects/pack", None)
+        disk.folder(upper / ".git/objects", None)
         env = {"GIT_WORK_TREE": str(upper), "GIT_INDEX_FILE": str(index)}
         hub = self.shelf.hub
         diff, done, _ = await asyncio.gather(
             self.git.must(hub, "diff-tree", "-r", "-t", "-z", "--raw", "--no-renames", wanted.base, at),
             self.git.ours(hub, "read-tree", "-m", "-u", wanted.base, at, env=env),
-            self.pack(upper / ".git", at, wanted.base),
+            self.history.lend(kind, at, upper / ".git/objects", self._landed(wanted)),
         )
         if done.code:
             raise failed("read-tree", done)
@@ -173,21 +178,16 @@ class Trees:
         disk.give(upper, self.shelf.owner)
         return commit
 
-    async def pack(self, folder: Path, new: str, known: str) -> None:
-        """Put the objects into a repository which `new` has and `known` has not."""
-        stem = folder / "objects/pack/pack"
-        await self.git.must(
-            self.shelf.hub, "pack-objects", "--revs", "--quiet", "--window=0", str(stem), stdin=f"{new}\n^{known}\n".encode()
-        )
-
     async def _plain(self, wanted: Wanted, draft: Path) -> Made:
         shelf, place, home = self.shelf, self.place(wanted.name), self.home(wanted)
         at = wanted.at or wanted.base
-        commit = at if await self.history.kind(at) == "commit" else wanted.base
+        kind = await self.history.kind(at)
+        commit = at if kind == "commit" else wanted.base
         tree = disk.folder(draft / "tree", None)
-        self.frozen.skeleton(tree / ".git", commit)
+        landed = self._landed(wanted)
+        self.frozen.skeleton(tree / ".git", commit, landed)
         if at != wanted.base:
-            await self.pack(tree / ".git", at, wanted.base)
+            await self.history.lend(kind, at, tree / ".git/objects", landed)
         async with shelf.locked("checkout"):
             await self.frozen.fill(tree, at)
         if (tree / ".git/index").exists():

@@ -137,6 +137,31 @@ async def test_no_task_sees_another_tasks_objects(lab: Any, mixed: Path) -> None
     assert ran.out == "ok"
 
 
+async def test_a_run_sees_what_it_landed_and_nothing_of_another_run(lab: Any, mixed: Path) -> None:
+    hub = await lab.hub(mixed)
+    base = await hub.resolve("")
+    heads = []
+    for run in ("ra", "rb"):
+        head = base
+        for number in range(3):
+            one = await landed(lab, hub, f"echo {run} {number} > '{run}-{number}'", f"{run}.t{number}.1")
+            merged = await hub.merge(base, head, one)
+            commit = await hub.commit(merged.tree, head, f"{run} {number}", at=1.0)
+            await hub.advance(f"refs/claudecluster/{run}/head", commit, "" if head == base else head)
+            head = commit
+        heads.append(head)
+    workspace = await hub.workspace(Wanted("ra.later.1", base, at=heads[0]))
+    ran = await lab.act(
+        workspace, f"git log --format=%s; git fsck --no-dangling; git cat-file -e {heads[1]} 2>/dev/null || echo unseen; cat ra-2"
+    )
+    assert ran.out.splitlines() == ["ra 2", "ra 1", "ra 0", "every kind of file", "First", "unseen", "ra 2"], ran.err
+    assert not any((hub.trees.place("ra.later.1") / "upper/.git/objects").glob("??")), "nothing was copied"
+    tree = (await hub.merge(base, heads[0], one)).tree
+    workspace = await hub.workspace(Wanted("ra.later.landing", base, at=tree))
+    ran = await lab.act(workspace, "git status --porcelain; git write-tree; git fsck --no-dangling")
+    assert tree in ran.out
+
+
 async def test_a_workspace_that_is_kept_keeps_what_was_made(lab: Any, mixed: Path) -> None:
     hub = await lab.hub(mixed)
     base = await hub.resolve("")
