@@ -307,6 +307,21 @@ async def test_a_broken_call_is_asked_for_once_more() -> None:
         assert "could not be read" in said[-1]["content"]
 
 
+async def test_a_call_broken_before_a_word_is_no_fault_of_the_server() -> None:
+    server = ScriptedOllama([Reply(calls=(ToolCall("Bash", '{"command": "l'),)), Reply(calls=(LS,))])
+    async with provided(server, ScriptedOllama(models=())) as provider:
+        assert uses(await whole(await provider.send(ask()))) == [("Bash", {"command": "ls"})]
+        assert server.count() == 2
+
+
+async def test_a_model_that_is_passed_on_to_a_cloud_is_not_local() -> None:
+    cloud = (OllamaModel("gpt-oss:120b", remote_host="https://ollama.com"), OllamaModel("qwen3-coder:480b-cloud"), OllamaModel("own:cloud"))
+    async with provided(server := ScriptedOllama(models=cloud), model="gpt-oss:120b") as provider:
+        assert (await provider.healthy()).models == ()
+        assert (await provider.send(ask(model="own:cloud"))).status == 404
+        assert server.count() == 0
+
+
 async def test_a_call_broken_twice_is_shown_as_text() -> None:
     broken = Reply(calls=(ToolCall("Bash", '{"command": "l'),))
     async with ScriptedOllama([broken, broken]) as server:
@@ -382,8 +397,10 @@ async def test_requests_go_to_the_least_busy_server() -> None:
     hold = asyncio.Event()
     servers = [ScriptedOllama(otherwise=Reply("ok", hold=hold)) for _ in range(3)]
     async with provided(*servers, patience=0.01) as provider:
-        answers = [await provider.send(ask()) for _ in range(6)]
-        await until(lambda: sum(server.count() for server in servers) == 6)
+        answers = []
+        for number in range(1, 7):
+            answers.append(await provider.send(ask()))
+            await until(lambda sent=number: sum(server.count() for server in servers) == sent)
         assert [server.count() for server in servers] == [2, 2, 2]
         assert provider.load() == 2.0
         hold.set()

@@ -16,6 +16,8 @@ def talk(size: int) -> Conversation:
     ("message", "expected"),
     [
         ("the input length exceeds the context length", Overflow()),
+        ("the prompt is longer than the context length currently available to the model; shorten the prompt", Overflow()),
+        ("input length (9000 tokens) exceeds the model's maximum context length (8192 tokens)", Overflow(9000, 8192)),
         ("prompt is too long: 210 tokens > 200 maximum", Overflow(210, 200)),
         (
             "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (4500 in the messages, 500 in the completion).",

@@ -50,6 +50,14 @@ def test_rows_whose_model_is_not_installed_are_passed_over_and_named() -> None:
     assert "hard-rust:70b not installed" in choice.why
 
 
+def test_a_configured_model_comes_before_the_table_and_after_the_clients_own_wish() -> None:
+    facts = Facts(wanted="claude-opus-5-5", language="rust")
+    assert choose(facts, TABLE, ALL, "writer").why == "writer:8b: set in the configuration"
+    assert choose(Facts(wanted="small:8b"), TABLE, ALL, "writer:8b").model == "small:8b"
+    absent = choose(facts, TABLE, ALL, "absent:1b")
+    assert absent.why == "rust:14b: rust (absent:1b not installed)"
+
+
 def test_any_installed_model_is_better_than_none() -> None:
     assert choose(Facts(), DEFAULT, ("odd:1b",)).model == "odd:1b"
 

@@ -299,6 +299,7 @@ def test_schemas_lose_what_local_servers_trip_over_and_keep_their_meaning() -> N
             "all": {"allOf": [{"type": "object", "properties": {"x": {}}}, {"properties": {"y": {}}}]},
             "node": {"$ref": "#/$defs/Node"},
             "list": {"type": "array", "items": True},
+            "old": {"type": "string", "required": True, "enum": "a"},
         },
     }
     cleaned = plain(schema)
@@ -309,6 +310,7 @@ def test_schemas_lose_what_local_servers_trip_over_and_keep_their_meaning() -> N
     assert cleaned["properties"]["kind"] == {"enum": ["a"]}
     assert cleaned["properties"]["one"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
     assert set(cleaned["properties"]["all"]["properties"]) == {"x", "y"}
+    assert cleaned["properties"]["old"] == {"type": "string"}
     assert plain(None) == {"type": "object", "properties": {}, "required": []}
 
 

@@ -30,6 +30,7 @@ class OllamaModel:
     capabilities: tuple[str, ...] | None = ("completion", "tools")  # None: a server too old to say
     family: str = "qwen3moe"
     size: int = 18_556_700_761
+    remote_host: str = ""  # set for a model that is passed on to a cloud
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,10 @@ class ScriptedOllama:
                 return wire.refusal(reply.status, reply.error or "internal server error")
             if body.get("stream", request.path == "/api/chat") is False:
                 return wire.whole(reply, model.name, reply.prompt_tokens or tokens)
-            return await self._streamed(request, wire, wire.stream(reply, model.name, reply.prompt_tokens or tokens), reply)
+            pieces = wire.stream(reply, model.name, reply.prompt_tokens or tokens)
+            if pieces[0].startswith(b'{"error"'):  # an error before anything else still gets its status
+                return wire.refusal(500, orjson.loads(pieces[0])["error"])
+            return await self._streamed(request, wire, pieces, reply)
         finally:
             self.in_flight -= 1
             self._open -= {transport}
@@ -272,7 +276,8 @@ def _described(model: OllamaModel) -> dict[str, Any]:
         "parameter_size": "30B",
         "quantization_level": "Q4_K_M",
     }
-    return {"name": model.name, "model": model.name, "size": model.size, "digest": "0" * 64, "details": details}
+    described = {"name": model.name, "model": model.name, "size": model.size, "digest": "0" * 64, "details": details}
+    return described | ({"remote_host": model.remote_host, "remote_model": model.name} if model.remote_host else {})
 
 
 def _tokens(body: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from claudecluster.gateway.local import server_tools
+from claudecluster.gateway.local.asking import UNREAD
 from claudecluster.gateway.local.estimate import Estimator
 from claudecluster.gateway.local.models import Choice, named
 from claudecluster.gateway.local.overflow import error_body, overflow, too_long
@@ -34,7 +35,6 @@ KINDS = {
     404: "not_found_error",
     529: "overloaded_error",
 }
-UNREAD_CALL = "error parsing tool call"  # Ollama, where a model's own call format did not parse
 CORRECTION = "Your last tool call could not be read: its arguments were not valid JSON. Make the call again with valid JSON arguments."
 NUDGE = "You ended your turn without an answer. Continue: call a tool, or say your answer."
 
@@ -139,7 +139,7 @@ class Answering:
 
     @staticmethod
     def _broken(broke: Broke, writer: Writer) -> None:
-        if UNREAD_CALL not in broke.message:
+        if not UNREAD.search(broke.message):
             raise Failure(Cause.ERROR_EVENT, broke.message, type="api_error", body=error_body("api_error", broke.message))
         writer.unusable.append(Unusable("a tool", broke.message))
 

@@ -3,6 +3,7 @@
 Used by the providers of this room; each brings the reader of its own wire.
 """
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,10 +11,12 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
-from claudecluster.gateway.local.replies.deltas import Delta, Ended
+from claudecluster.gateway.local.replies.deltas import Broke, Delta, Ended
 from claudecluster.gateway.provider import Cause, Failure
 
 REFUSAL = 65_536  # bytes of an error body worth reading
+# What Ollama and llama.cpp say, with a 500 or in the stream, where the model's own call did not parse.
+UNREAD = re.compile(r"error parsing tool call|invalid tool call|failed to parse", re.IGNORECASE)
 JSON = {"content-type": "application/json"}
 
 
@@ -72,7 +75,11 @@ class Http:
             response = await request
             try:
                 if response.status >= 400:
-                    raise refusal(response.status, await response.content.read(REFUSAL))
+                    failure = refusal(response.status, await response.content.read(REFUSAL))
+                    if response.status != 500 or not UNREAD.search(failure.message):
+                        raise failure
+                    yield Broke(failure.message)
+                    return
                 answering = True
                 async for chunk in response.content.iter_any():
                     for delta in reader.feed(chunk):

@@ -125,9 +125,7 @@ class Compatible:
         await self._http.aclose()
 
     def _choice(self, facts: Facts, models: tuple[str, ...]) -> Choice:
-        if self._config.model in models:
-            return choose(facts, (Row(self._config.model),), models)
-        return choose(facts, self._config.table, models)
+        return choose(facts, self._config.table, models, self._config.model)
 
     async def _known(self) -> dict[str, int]:
         """Return the models with their windows. A server without a list serves the model it was configured with."""

@@ -174,8 +174,10 @@ class Fleet:
 
 
 def _names(said: Any) -> list[str]:
+    """Return the models that run there. Ollama also lists models it only passes on to its makers' cloud: those are not local."""
     models = said.get("models") if isinstance(said, dict) else None
-    return [str(model["name"]) for model in models or () if isinstance(model, dict) and model.get("name")]
+    listed = [model for model in models or () if isinstance(model, dict) and model.get("name") and not model.get("remote_host")]
+    return [name for name in (str(model["name"]) for model in listed) if not name.endswith((":cloud", "-cloud"))]
 
 
 def _shown(said: Any) -> Shown:

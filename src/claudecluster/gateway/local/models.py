@@ -85,13 +85,15 @@ DEFAULT = (
 )
 
 
-def choose(facts: Facts, table: Sequence[Row], available: Sequence[str]) -> Choice:
-    """Return the model to ask. Raises Refused if none is available at all."""
-    exact = named(facts.wanted, available)
+def choose(facts: Facts, table: Sequence[Row], available: Sequence[str], configured: str = "") -> Choice:
+    """Return the model to ask: the one asked for by its own name, else the configured one, else the table's. Raises Refused if there is none."""
+    exact, own = named(facts.wanted, available), named(configured, available)
     if exact:
         return Choice(exact, f"{exact}: asked for by name", degraded=False)
+    if own:
+        return Choice(own, f"{own}: set in the configuration")
     ranked = sorted((row for row in table if row.matches(facts)), key=lambda row: -row.weight())
-    missing: list[str] = []
+    missing: list[str] = [configured] if configured else []
     for row in ranked:
         model = named(row.model, available)
         if model:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import aiohttp
 
 from claudecluster.gateway.local.answering import Answering, classify, for_client
-from claudecluster.gateway.local.asking import Http
+from claudecluster.gateway.local.asking import UNREAD, Http
 from claudecluster.gateway.local.fleet import Fleet, Instance
 from claudecluster.gateway.local.listing import error, listed
 from claudecluster.gateway.local.models import DEFAULT, Choice, Facts, Row, choose
@@ -111,10 +111,7 @@ class Ollama:
         await self._http.aclose()
 
     def _choice(self, facts: Facts, models: tuple[str, ...]) -> Choice:
-        table = (Row(self._config.model, wanted=facts.wanted), *self._config.table) if self._config.model else self._config.table
-        if self._config.model in models:
-            table = table[:1]
-        return choose(facts, table, models)
+        return choose(facts, self._config.table, models, self._config.model)
 
     async def _target(self, model: str) -> Target:
         shown = await self._fleet.show(model)
@@ -143,7 +140,7 @@ class Ollama:
             try:
                 async with aclosing(self._ask(instance, conversation, target)) as deltas:
                     async for delta in deltas:
-                        if isinstance(delta, Broke) and not spoke and "parsing tool call" not in delta.message:
+                        if isinstance(delta, Broke) and not spoke and not UNREAD.search(delta.message):
                             raise Failure(Cause.ERROR_EVENT, delta.message, status=400 if overflow(delta.message) else 0)
                         spoke = spoke or isinstance(delta, Said | Called)
                         yield delta

@@ -11,6 +11,8 @@ PATTERNS = tuple(
     for pattern in (
         r"prompt is too long: (?P<used>\d+) tokens > (?P<limit>\d+)",  # Anthropic
         r"input length exceeds the (?:maximum )?context length",  # Ollama
+        r"prompt is longer than the context length",  # Ollama, from 0.30 on
+        r"input length \((?P<used>\d+) tokens\) exceeds the model's maximum context length \((?P<limit>\d+)",  # Ollama on MLX
         r"maximum context length is (?P<limit>\d+) tokens.*?\((?P<used>\d+) in the messages",  # vLLM, OpenAI
         r"maximum context length is (?P<limit>\d+) tokens.*?(?:request has|resulted in) (?P<used>\d+)",  # newer vLLM, OpenAI
         r"maximum context length is (?P<limit>\d+) tokens",

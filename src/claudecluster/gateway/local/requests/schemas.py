@@ -10,6 +10,7 @@ DEPTH = 12  # recursive schemas are cut off here
 DROPPED = frozenset({"$schema", "$id", "$comment", "$defs", "definitions", "$ref", "const", "oneOf", "allOf", "cache_control"})
 LISTS = frozenset({"anyOf", "prefixItems"})
 NAMED = frozenset({"properties", "patternProperties"})
+TYPED: Mapping[str, tuple[type, ...]] = {"required": (list,), "enum": (list,), "type": (str, list), "properties": (dict,), "anyOf": (list,)}
 
 
 def plain(schema: object) -> dict[str, Any]:
@@ -33,6 +34,9 @@ def _plain(schema: object, root: Mapping[str, Any], depth: int) -> dict[str, Any
         if key in DROPPED:
             continue
         out[key] = _value(key, value, root, depth)
+    for key, kinds in TYPED.items():
+        if key in out and not isinstance(out[key], kinds):
+            del out[key]
     if "const" in merged:
         out["enum"] = [merged["const"]]
     if isinstance(merged.get("oneOf"), list):
