@@ -80,7 +80,8 @@ class Paper:
     async def write(self, data: bytes) -> None:
         self.body += data
 
-    async def end(self) -> None:
+    async def end(self, data: bytes = b"") -> None:
+        self.body += data
         self.ended = True
 
 

@@ -146,8 +146,7 @@ class Core:
         if track.status == 200 and ask.path == MESSAGES:
             self._record(_replayed(visit, ask, track, self.config.clock.now()))
         reply.start(track.status, track.headers.items(), length=None if ask.stream and track.status == 200 else len(track.body))
-        await reply.write(track.body)
-        await reply.end()
+        await reply.end(track.body)
 
     async def _keep(self, recorder: Recorder, ask: Ask, track: Track) -> None:
         ours = self.config.anthropic

@@ -119,7 +119,7 @@ class _Desk:
             providers = [{"name": row["name"], "kind": row["kind"], "state": row["state"]} for row in state.usage()["providers"]]
             kind, body = "application/json", orjson.dumps({"status": "ok", "providers": providers})
         reply.start(200, [("content-type", kind), ("cache-control", "no-store")], length=len(body))
-        await reply.write(body)
+        await reply.end(body)
 
 
 def _visitor(head: Head) -> Visitor:

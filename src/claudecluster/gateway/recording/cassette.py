@@ -66,10 +66,11 @@ class Microphone:
         self._pieces.append(data)
         await self._reply.write(data)
 
-    async def end(self) -> None:
+    async def end(self, data: bytes = b"") -> None:
         """Finish the answer."""
         self._whole = True
-        await self._reply.end()
+        self._pieces.append(data)
+        await self._reply.end(data)
 
     def track(self) -> Track:
         """Return what was sent."""

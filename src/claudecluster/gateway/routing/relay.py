@@ -67,20 +67,17 @@ class Relay:
 
     async def close(self) -> None:
         """End a message that broke off, so that the client can go on from what it has."""
-        await self._reply.write(self._splicer.end())
-        await self._reply.end()
+        await self._reply.end(self._splicer.end())
 
     async def fail(self, failure: Failure, extra: Mapping[str, str]) -> None:
         """Give the client the failure: as it came, where it came as an HTTP error."""
         if self._reply.started:
             document = failure.body if failure.body.startswith(b"{") else error_body(failure.status or 502, failure.message, failure.type)
-            await self._reply.write(b"event: error\ndata: %b\n\n" % document.replace(b"\n", b" ").replace(b"\r", b" "))
-            await self._reply.end()
+            await self._reply.end(b"event: error\ndata: %b\n\n" % document.replace(b"\n", b" ").replace(b"\r", b" "))
         elif failure.cause is Cause.STATUS:
             headers = {"content-type": "application/json", "request-id": self._request_id, **failure.headers, **extra}
             self._reply.start(failure.status, headers.items(), length=len(failure.body))
-            await self._reply.write(failure.body)
-            await self._reply.end()
+            await self._reply.end(failure.body)
         else:
             status = 529 if failure.type == "overloaded_error" else 429 if failure.type == "rate_limit_error" else 502
             await refuse(self._reply, Refusal(status, failure.message, failure.type, headers=extra), self._request_id)
@@ -95,8 +92,6 @@ class Relay:
             if not proven and self._splicer.started:
                 proven = True
                 good()
-            if self._splicer.finished:
-                await self._reply.end()
         if not self._splicer.finished and (rest := frames.rest().strip()):
             await self._feed(Frames(), rest + b"\n\n", answer, provider, tally)
         if not self._splicer.finished:
@@ -121,7 +116,7 @@ class Relay:
             data, self._early = self._early, b""
             if not self._reply.started:
                 self._start(answer.headers, provider, tally.model or answer.model or self._ask.model)
-            await self._reply.write(data)
+            await (self._reply.end if self._splicer.finished else self._reply.write)(data)
         if failure is not None:
             raise failure
 
@@ -135,8 +130,7 @@ class Relay:
         good()
         headers = self._headers(answer.headers, provider, tally.model or answer.model or self._ask.model)
         self._reply.start(answer.status, headers.items(), length=len(body))
-        await self._reply.write(body)
-        await self._reply.end()
+        await self._reply.end(body)
 
     def _start(self, headers: Mapping[str, str], provider: Provider, model: str) -> None:
         self._reply.start(200, self._headers({"content-type": EVENT_STREAM, **headers}, provider, model).items())

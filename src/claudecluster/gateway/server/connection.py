@@ -66,26 +66,25 @@ class Stream:
 
     async def write(self, data: bytes) -> None:
         """Send some of the body, waiting while the client does not read."""
-        if not data or self._ended:
-            return
-        if self._bare:
-            data = b""
-        elif self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._connection.put(self._head + data if self._head else data)
-        self._head = b""
-        if self._connection.paused is not None:
-            await self._connection.paused
+        if data and not self._ended:
+            self._connection.put(self._framed(data))
+            if self._connection.paused is not None:
+                await self._connection.paused
 
-    async def end(self) -> None:
-        """Finish the answer. More than once is fine."""
+    async def end(self, data: bytes = b"") -> None:
+        """Finish the answer, with the last of its body. More than once is fine."""
         if self._ended:
             return
+        last = self._framed(data) + (b"0\r\n\r\n" if self._chunked and not self._bare else b"")
         self._ended = True
-        tail = self._head + (b"0\r\n\r\n" if self._chunked and not self._bare else b"")
-        self._head = b""
-        if tail:
-            self._connection.put(tail)
+        if last:
+            self._connection.put(last)
+
+    def _framed(self, data: bytes) -> bytes:
+        head, self._head = self._head, b""
+        if self._bare or not data:
+            return head
+        return head + b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else head + data
 
 
 class Connection(asyncio.Protocol):

@@ -111,8 +111,8 @@ class Reply(Protocol):
         """Send some of the body, waiting while the client does not read."""
         ...
 
-    async def end(self) -> None:
-        """Finish the answer. More than once is fine."""
+    async def end(self, data: bytes = b"") -> None:
+        """Finish the answer, with the last of its body. More than once is fine."""
         ...
 
 
@@ -135,5 +135,4 @@ async def refuse(reply: Reply, refusal: Refusal, request_id: str = "") -> None:
     if request_id:
         headers["request-id"] = request_id
     reply.start(refusal.status, headers.items(), length=len(body))
-    await reply.write(body)
-    await reply.end()
+    await reply.end(body)

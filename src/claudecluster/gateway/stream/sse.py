@@ -4,21 +4,18 @@ The splicer, the tally and the cassette read streams with it. Pure; the raw byte
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
-LONGEST_END = 4
 
 
 class TooLong(Exception):
     """An event is larger than anybody would send."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One event. `raw` is what came, with its blank line; `data` joins the data lines; a comment has neither name nor data."""
 
     raw: bytes
@@ -36,31 +33,47 @@ class Frame:
 class Frames:
     """Cuts a stream into events."""
 
-    def __init__(self, limit: int = 32 * 1024 * 1024) -> None:
+    def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
         self._limit = limit
-        self._buffer = bytearray()
-        self._searched = 0
+        self._buffer = b""
+        self._returns = False
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the events that are complete with this chunk. Raises TooLong."""
-        self._buffer += chunk
-        frames = []
-        start = 0
-        search = self._searched
-        while (end := END.search(self._buffer, search)) is not None:
-            if end.end() == len(self._buffer) and self._buffer.endswith(b"\r"):
-                break  # its line feed may still come
-            frames.append(parse(bytes(self._buffer[start : end.end()])))
-            start = search = end.end()
-        del self._buffer[:start]
-        self._searched = max(0, len(self._buffer) - LONGEST_END)
+        self._returns = self._returns or b"\r" in chunk
+        if self._returns:
+            frames = self._search(chunk)
+        else:  # as Anthropic writes them: many times quicker
+            *whole, left = (self._buffer + chunk).split(b"\n\n")
+            frames = [_quickly(raw + b"\n\n") for raw in whole]
+            self._buffer = left
         if len(self._buffer) > self._limit:
             raise TooLong(f"an event is larger than {self._limit} bytes")
         return frames
 
+    def _search(self, chunk: bytes) -> list[Frame]:
+        buffer = self._buffer + chunk
+        frames = []
+        start = 0
+        while (end := END.search(buffer, start)) is not None:
+            if end.end() == len(buffer) and buffer.endswith(b"\r"):
+                break  # its line feed may still come
+            frames.append(parse(buffer[start : end.end()]))
+            start = end.end()
+        self._buffer = buffer[start:]
+        return frames
+
     def rest(self) -> bytes:
         """Return what came after the last complete event."""
-        return bytes(self._buffer)
+        return self._buffer
+
+
+def _quickly(raw: bytes) -> Frame:
+    if raw.startswith(b"event: "):
+        name, found, data = raw[7:-2].partition(b"\ndata: ")
+        if found and b"\n" not in name and b"\n" not in data:
+            return Frame(raw, name.decode("utf-8", "replace"), data)
+    return parse(raw)
 
 
 def parse(raw: bytes) -> Frame:

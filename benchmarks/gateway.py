@@ -1,0 +1,306 @@
+"""What the gateway adds: time to first byte, throughput, memory, and the time a switch to a stand-in takes.
+
+Everything is measured in one run on one machine, against the bare upstream and against a bare aiohttp pass-through. The body is
+one of Claude Code's size (76 KB). Upstream, gateway and pass-through are processes of their own; the client is this one.
+
+    python benchmarks/gateway.py [--quick] [--json FILE]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from claudecluster.gateway.core import GatewayConfig
+from claudecluster.gateway.provider import Answer, Ask, Failure, Health, Kind, Verdict
+from claudecluster.gateway.standalone import Ready, StandaloneConfig, serve
+from claudecluster.gateway.upstream.anthropic import AnthropicConfig
+from claudecluster.gateway.upstream.keys import fixed
+
+TOKEN = "bench"
+TEXT = "word " * 12
+
+
+def body(kilobytes: int = 76) -> bytes:
+    """Return a request of Claude Code's shape: a system text, many tool schemas, a short conversation."""
+    tool = {
+        "name": "Tool",
+        "description": "d" * 1500,
+        "input_schema": {"type": "object", "properties": {"p": {"type": "string", "description": "x" * 1000}}},
+    }
+    document: dict[str, Any] = {
+        "model": "claude-opus-4-8",
+        "max_tokens": 64000,
+        "stream": True,
+        "system": [{"type": "text", "text": "s" * 6000, "cache_control": {"type": "ephemeral"}}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "fix the bug"}]}],
+        "metadata": {"user_id": "{}"},
+        "tools": [],
+    }
+    while len(json.dumps(document)) < kilobytes * 1024 - 2800:
+        document["tools"].append({**tool, "name": f"Tool{len(document['tools'])}"})
+    document["messages"][0]["content"][0]["text"] += " " * (kilobytes * 1024 - len(json.dumps(document)))
+    return json.dumps(document).encode()
+
+
+def events() -> list[bytes]:
+    """Return a stream of thirty pieces."""
+    usage = {"input_tokens": 100, "output_tokens": 1, "cache_read_input_tokens": 2000, "cache_creation_input_tokens": 300}
+    documents: list[dict[str, Any]] = [
+        {
+            "type": "message_start",
+            "message": {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-4-8", "content": [], "usage": usage},
+        },
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": TEXT}} for _ in range(30)),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": 400}},
+        {"type": "message_stop"},
+    ]
+    return [f"event: {document['type']}\ndata: {json.dumps(document)}\n\n".encode() for document in documents]
+
+
+async def upstream() -> None:
+    """Serve the stream; a request with `x-limit` gets a 429."""
+    pieces = events()
+
+    async def messages(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        if b"limited" in request.headers.get("anthropic-beta", "").encode():
+            return web.Response(
+                status=429, headers={"retry-after": "0"}, body=b'{"type":"error","error":{"type":"rate_limit_error","message":"no"}}'
+            )
+        reply = web.StreamResponse(headers={"content-type": "text/event-stream", "request-id": "req_1"})
+        await reply.prepare(request)
+        for piece in pieces:
+            await reply.write(piece)
+        await reply.write_eof()
+        return reply
+
+    await _serve_web(messages)
+
+
+async def passthrough(target: str) -> None:
+    """Serve a bare aiohttp proxy: what one would write in twenty lines."""
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+
+    async def messages(request: web.Request) -> web.StreamResponse:
+        data = await request.read()
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in {"host", "content-length"}}
+        async with session.post(target + request.path_qs, data=data, headers=headers) as answer:
+            reply = web.StreamResponse(status=answer.status, headers={"content-type": answer.headers["content-type"]})
+            await reply.prepare(request)
+            async for piece in answer.content.iter_any():
+                await reply.write(piece)
+            await reply.write_eof()
+            return reply
+
+    await _serve_web(messages)
+
+
+async def _serve_web(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    app = web.Application(client_max_size=64 * 1024 * 1024)
+    app.router.add_post("/v1/messages", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(json.dumps({"url": f"http://127.0.0.1:{runner.addresses[0][1]}"}), flush=True)
+    await asyncio.Event().wait()
+
+
+class Instant:
+    """A local model that answers at once."""
+
+    name = "instant"
+    kind: Kind = "local"
+
+    def load(self) -> float:
+        return 0.0
+
+    async def send(self, ask: Ask) -> Answer:  # noqa: ARG002 - the port's signature
+        async def pieces() -> Any:
+            for piece in events():
+                yield piece
+
+        return Answer(200, {"content-type": "text/event-stream"}, pieces(), model="instant")
+
+    def classify(self, failure: Failure) -> Verdict:  # noqa: ARG002 - the port's signature
+        return Verdict.STOP
+
+    async def healthy(self) -> Health:
+        return Health(ok=True)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def gateway(target: str) -> None:
+    """Serve the gateway by itself."""
+    config = GatewayConfig(Path("unused"), AnthropicConfig(target, fixed("sk-real")), local=(Instant(),))
+
+    def ready(address: Ready) -> None:
+        print(json.dumps({"url": address.url}), flush=True)
+
+    await serve(StandaloneConfig(config, token=TOKEN), ready)
+
+
+@dataclass
+class Child:
+    """A server in its own process."""
+
+    process: asyncio.subprocess.Process
+    url: str
+
+    def memory(self) -> int:
+        """Return its resident bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def stop(self) -> None:
+        """End it."""
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+async def start(*argv: str) -> Child:
+    """Start this file as a server."""
+    process = await asyncio.create_subprocess_exec(sys.executable, __file__, *argv, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    return Child(process, json.loads(await process.stdout.readline())["url"])
+
+
+async def one(session: aiohttp.ClientSession, url: str, data: bytes, **headers: str) -> tuple[float, float]:
+    """Ask once. Returns seconds to the first byte of the body and to the last."""
+    begun = time.perf_counter()
+    sent = {"x-api-key": TOKEN, "content-type": "application/json", "anthropic-version": "2023-06-01", **headers}
+    async with session.post(f"{url}/v1/messages?beta=true", data=data, headers=sent) as reply:
+        assert reply.status == 200, await reply.text()
+        await reply.content.readany()
+        first = time.perf_counter() - begun
+        while await reply.content.readany():
+            pass
+    return first, time.perf_counter() - begun
+
+
+async def latencies(urls: dict[str, str], data: bytes, rounds: int) -> dict[str, list[float]]:
+    """Ask each in turn, so that all meet the same weather."""
+    times: dict[str, list[float]] = {name: [] for name in urls}
+    async with aiohttp.ClientSession() as session:
+        for number in range(rounds + 20):
+            for name, url in urls.items():
+                first, _ = await one(session, url, data)
+                if number >= 20:
+                    times[name].append(first * 1000)
+    return times
+
+
+async def throughput(url: str, data: bytes, requests: int, concurrency: int = 32) -> float:
+    """Return requests a second."""
+    left = iter(range(requests))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def worker() -> None:
+            for _ in left:
+                await one(session, url, data)
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        return requests / (time.perf_counter() - begun)
+
+
+async def switching(url: str, data: bytes, rounds: int) -> list[float]:
+    """Return milliseconds from a request that meets a limit to the stand-in's first byte."""
+    times = []
+    async with aiohttp.ClientSession() as session:
+        for _ in range(rounds):
+            first, _ = await one(session, url, data, **{"anthropic-beta": "limited"})
+            times.append(first * 1000)
+    return times
+
+
+def centiles(times: list[float]) -> dict[str, float]:
+    """Return p50 and p95."""
+    ordered = sorted(times)
+    return {"p50": round(statistics.median(ordered), 3), "p95": round(ordered[int(len(ordered) * 0.95)], 3)}
+
+
+async def measure(quick: bool) -> dict[str, Any]:
+    """Run all of it."""
+    rounds, requests, many = (150, 600, 1500) if quick else (600, 3000, 10_000)
+    data = body()
+    bare = await start("upstream")
+    thin, ours = await start("passthrough", bare.url), await start("gateway", bare.url)
+    try:
+        times = await latencies({"bare": bare.url, "passthrough": thin.url, "gateway": ours.url}, data, rounds)
+        added = [here - there for here, there in zip(times["gateway"], times["bare"], strict=True)]
+        rates = {"passthrough": [], "gateway": []}
+        for _ in range(3):
+            rates["passthrough"].append(await throughput(thin.url, data, requests // 3))
+            rates["gateway"].append(await throughput(ours.url, data, requests // 3))
+        before = ours.memory()
+        await throughput(ours.url, data, many)
+        after = ours.memory()
+        switches = await switching(ours.url, data, rounds)
+    finally:
+        for child in (ours, thin, bare):
+            await child.stop()
+    rate = {name: statistics.median(found) for name, found in rates.items()}
+    return {
+        "body_bytes": len(data),
+        "first_byte_ms": {name: centiles(found) for name, found in times.items()},
+        "added_first_byte_ms": {
+            "p50": round(centiles(times["gateway"])["p50"] - centiles(times["bare"])["p50"], 3),
+            "p95": centiles(added)["p95"],
+        },
+        "requests_per_second_at_32": {name: round(found) for name, found in rate.items()},
+        "share_of_passthrough": round(rate["gateway"] / rate["passthrough"], 3),
+        "memory_mb": {"before": round(before / 1e6, 1), "after": round(after / 1e6, 1), "requests": many},
+        "switch_ms": centiles(switches),
+    }
+
+
+GOALS = {
+    "added time to first byte p50 <= 1.0 ms": lambda found: found["added_first_byte_ms"]["p50"] <= 1.0,
+    "added time to first byte p95 <= 3.0 ms": lambda found: found["added_first_byte_ms"]["p95"] <= 3.0,
+    "throughput at 32 >= 75 % of a bare pass-through": lambda found: found["share_of_passthrough"] >= 0.75,
+    "memory grows by less than 10 MB": lambda found: found["memory_mb"]["after"] - found["memory_mb"]["before"] < 10,
+    "switch p95 < 50 ms": lambda found: found["switch_ms"]["p95"] < 50,
+}
+
+
+def main() -> int:
+    """Measure, print, and say whether the goals are met."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", nargs="?", default="measure")
+    parser.add_argument("target", nargs="?", default="")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.role != "measure":
+        role = {"upstream": upstream, "passthrough": lambda: passthrough(given.target), "gateway": lambda: gateway(given.target)}[
+            given.role
+        ]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if given.role == "gateway" else None) as runner:
+            runner.run(role())
+        return 0
+    found = asyncio.run(measure(given.quick))
+    found["goals"] = {goal: reached(found) for goal, reached in GOALS.items()}
+    print(json.dumps(found, indent=2))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2))
+    return 0 if all(found["goals"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
