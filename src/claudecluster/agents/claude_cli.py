@@ -1,28 +1,21 @@
-"""The Claude Code program: where it is, how it is started, and its streams as a transport of the SDK. `claude_code.py` uses it.
+"""The Claude Code program: where it is, and how it is started. `claude_code.py` uses it.
 
-Flags and variables are those of Claude Code 2.1 (`claude --help`, docs.claude.com); the SDK (0.2) sets the same ones when it starts the program itself.
-Nothing here knows what the messages mean.
+Flags and variables are those of Claude Code 2.1 (`claude --help`, docs.claude.com); the SDK (0.2) sets the same ones when it starts the
+program itself. The SDK is not loaded here: that takes half a second, which only those pay who use it.
 """
 
-import contextlib
-import json
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import claude_agent_sdk
-from claude_agent_sdk import Transport
-
-from claudecluster.model.place import Exit, Stream
 from claudecluster.ports.agent import Brief
-from claudecluster.ports.sandbox import Process
 
-LAST_WORDS = 20  # lines of stderr kept to explain an early end
+SDK = "claude-agent-sdk"
 
 KNOBS: Mapping[str, str] = {
     "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
-    "CLAUDE_AGENT_SDK_VERSION": claude_agent_sdk.__version__,
+    "CLAUDE_AGENT_SDK_VERSION": version(SDK),
     "IS_SANDBOX": "1",  # without it the program refuses bypassPermissions where the sandbox's user is root
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_TELEMETRY": "1",
@@ -35,7 +28,8 @@ KNOBS: Mapping[str, str] = {
 
 def bundled() -> Path:
     """Return the path of the program that the SDK's wheel carries. It may not exist (a source install)."""
-    return Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+    found = find_spec("claude_agent_sdk")
+    return Path(found.origin if found and found.origin else "claude_agent_sdk").parent / "_bundled" / "claude"
 
 
 def argv(cli: str, brief: Brief, *, resume: bool) -> tuple[str, ...]:
@@ -52,73 +46,3 @@ def environment(brief: Brief, socket: str, extra: Mapping[str, str]) -> dict[str
     """Return the program's variables. The brief's own (the door to the models) win over the task's."""
     door = {name: value.replace("{socket}", socket) for name, value in brief.env.items()}
     return {**KNOBS, **extra, **brief.task.env, **door}
-
-
-class SandboxTransport(Transport):
-    """A program running in a sandbox, as the SDK wants to talk to it. Whoever started the process ends it.
-
-    `heard` is called for every line that arrives, whatever it is. After the end, `exit` tells how and `last_words` what stood on stderr.
-    """
-
-    def __init__(self, process: Process, heard: Callable[[], None]) -> None:
-        self._process = process
-        self._heard = heard
-        self._open = True
-        self._unanswered: dict[str, None] = {}
-        self._stderr: deque[str] = deque(maxlen=LAST_WORDS)
-        self.exit: Exit | None = None
-
-    @property
-    def last_words(self) -> str:
-        """What the program said on stderr, newest lines only."""
-        return "\n".join(self._stderr).strip()
-
-    async def connect(self) -> None:
-        """Do nothing: the process runs already."""
-
-    async def write(self, data: str) -> None:
-        """Send one line."""
-        message = json.loads(data)
-        if message.get("type") == "control_request":
-            self._unanswered[message["request_id"]] = None
-        await self._process.send(data.encode())
-
-    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield messages until the program ends. Raises SandboxLost."""
-        async for line in self._process.lines():
-            self._heard()
-            if line.stream is Stream.ERR:
-                self._stderr.append(line.data.decode(errors="replace"))
-            elif (message := _parse(line.data)) is not None:
-                self._unanswered.pop(str(message.get("response", {}).get("request_id")), None)
-                yield message
-        self._open = False
-        self.exit = await self._process.wait()
-        for request in self._unanswered:  # the SDK would wait a minute for answers that cannot come
-            why = self.last_words or f"ended with exit code {self.exit.code}"
-            yield {"type": "control_response", "response": {"subtype": "error", "request_id": request, "error": why}}
-
-    async def close(self) -> None:
-        """Give the program end of file; ending it is left to its owner."""
-        await self.end_input()
-
-    def is_ready(self) -> bool:
-        """Tell whether it can still be talked to."""
-        return self._open
-
-    async def end_input(self) -> None:
-        """Let it finish what it has and end by itself."""
-        self._open = False
-        with contextlib.suppress(OSError):
-            await self._process.close_stdin()
-
-
-def _parse(data: bytes) -> dict[str, Any] | None:
-    """Return a line's message; None for blank lines and for talk that is no JSON."""
-    if not data.lstrip().startswith(b"{"):
-        return None
-    try:
-        message = json.loads(data)
-    except ValueError:  # cut off by a kill: what it was cannot be known
-        return None
-    return message if isinstance(message, dict) else None
