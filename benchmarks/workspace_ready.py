@@ -85,8 +85,8 @@ async def measure(top: Path, files: int, rounds: int) -> dict[str, float]:
     changes, found["harvest"] = await timed(lambda number: hub.harvest(spaces[number], f"refs/claudecluster/r/{number}", "t"), rounds)
     await land(hub, changes, base, found)
     head = await hub.head("refs/claudecluster/r/head")
-    _, found["ready_at_head"] = await timed(lambda number: hub.workspace(Wanted(f"h{number}", base, at=head)), rounds)
-    _, found["discard"] = await timed(lambda number: hub.discard(f"h{number}"), rounds)
+    _, found["ready_at_head"] = await timed(lambda number: hub.workspace(Wanted(f"r.h{number}", base, at=head)), rounds)
+    _, found["discard"] = await timed(lambda number: hub.discard(f"r.h{number}"), rounds)
     start = time.perf_counter()
     await asyncio.gather(*(hub.workspace(Wanted(f"many{number}", base)) for number in range(64)))
     found["64_at_once"] = (time.perf_counter() - start) * 1000

@@ -105,7 +105,7 @@ class Harvest:
         if index.exists():
             shutil.copy2(index, private / "index")
             if made.young:
-                blur(private / "index", {os.fsencode(path) for path, _ in disk.walk(made.workspace.layers[0].upper)})
+                blur(private / "index", {os.fsencode(path) for path, _ in disk.walk(made.workspace.layers[0].upper)}, len(made.at) // 2)
         if thorough:
             empty = objects.put(self.shelf, "blob", b"", made.at)
             top = Path(made.workspace.layers[0].upper if made.workspace.layers else made.workspace.work)

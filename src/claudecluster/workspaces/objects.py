@@ -19,7 +19,7 @@ from claudecluster.workspaces.disk import Shelf
 
 HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MODES = frozenset({b"40000", b"100644", b"100755", b"120000", b"160000"})
-PIECE = 1 << 20
+PIECE = 1 << 16
 LARGEST_TREE = 256 << 20
 
 
