@@ -267,6 +267,37 @@ async def test_the_workspace_is_at_its_own_path_and_its_parents_are_empty(provid
     assert done.out == [b"/root/projects/deep/x", b"/root/projects:", b"deep", b"", b"/root/projects/deep:", b"x"]
 
 
+@pytest.mark.parametrize("at", ["/tmp/deep/x", "/var/tmp/x", "/run/user/x", "/mnt/x", "/home/ada/x", "/workspace"])
+async def test_a_workspace_may_lie_in_most_places(provider: ProcessSandboxes, spec: SandboxSpec, at: str) -> None:
+    layer = replace(spec.layers[0], at=at)
+    place = await provider.create(replace(spec, work=at, layers=(layer,)))
+    await place.write("x", b"1")
+    assert (await run(place, "sh", "-c", "pwd; cat x; echo 2 > x; touch /tmp/y")).out == [at.encode(), b"1"]
+    assert await place.read("x") == b"2\n"
+
+
+async def test_one_upper_folder_is_never_mounted_twice(provider: ProcessSandboxes, spec: SandboxSpec) -> None:
+    one, two = await provider.create(spec), await provider.create(replace(spec, name="other"))
+    async with one.start(Command(("sleep", "600"))):
+        with pytest.raises(Unavailable, match="in use by sandbox guest"):
+            await run(two, "true")
+        with pytest.raises(Unavailable, match="in use by sandbox guest"):
+            await two.read("x")
+    assert (await run(two, "true")).exit.code == 0
+
+
+async def test_many_reads_writes_and_starts_may_meet(provider: ProcessSandboxes, spec: SandboxSpec) -> None:
+    place = await provider.create(spec)
+
+    async def work(number: int) -> bytes:
+        await place.write(f"d/{number}", b"%d" % number)
+        assert (await run(place, "sh", "-c", f"echo more >> d/{number}")).exit.code == 0
+        return await place.read(f"d/{number}")
+
+    assert await asyncio.gather(*map(work, range(12))) == [b"%dmore\n" % number for number in range(12)]
+    assert sorted((await run(place, "ls", "d")).out) == sorted(b"%d" % number for number in range(12))
+
+
 async def test_pieces_may_lie_inside_each_other(provider: ProcessSandboxes, spec: SandboxSpec, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

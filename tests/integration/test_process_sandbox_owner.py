@@ -149,6 +149,19 @@ async def test_kill_9_of_the_launcher_is_a_lost_sandbox_and_the_next_start_works
         provider.close()
 
 
+async def test_killing_a_supervisor_does_not_free_what_it_watched(tmp_path: Path) -> None:
+    provider = provider_of("none", tmp_path)
+    try:
+        place = await provider.create(local_spec(provider, tmp_path, "a"))
+        async with place.start(Command(("sh", "-c", f"{HEART} sleep 600"))) as process:
+            await lively(place)
+            os.kill(process.pid, signal.SIGKILL)  # type: ignore[attr-defined] - ours tells
+            assert (await process.wait()).code == 137
+            await eventually_still(tmp_path / "a" / "upper" / "beat")
+    finally:
+        provider.close()
+
+
 async def eventually_still(beat: Path) -> None:
     """Wait until the heart has not beaten for a while."""
     deadline, same, last = time.monotonic() + PATIENCE, 0, b""

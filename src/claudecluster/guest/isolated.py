@@ -9,20 +9,22 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from claudecluster.guest import files, linux, stage
 from claudecluster.guest.wire import STARTED, Trouble, anonymous
 
+_PATIENCE = 10.0  # seconds
 _CONTROL, _ARGS, _SECCOMP = 3, 4, 5
 # The first line tells the owner that the sandbox stands; the guest's program never sees that descriptor.
 _SHELL = f'echo \'{STARTED}\' >&3; exec 3>&-; cd -- "$1" || exit 126; unset OLDPWD; shift; exec "$@"'
 
 
-def run(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbour: int) -> NoReturn:
-    """Become the command of `order`. `neighbour` is a live process of the same sandbox (0: none), whose tree is shared."""
-    _enter(settings, order, neighbour)
+def run(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbours: Mapping[int, bool]) -> NoReturn:
+    """Become the command of `order`. `neighbours` are processes of the same sandbox, and whether their tree may be shared."""
+    _enter(settings, order, neighbours)
     arguments = _bubblewrap_options(order)
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in fds[1:]]
     high += [fcntl.fcntl(anonymous(data), fcntl.F_DUPFD_CLOEXEC, 20) for data in (arguments, bytes.fromhex(settings["seccomp"]))]
@@ -39,9 +41,9 @@ def run(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], n
         raise Trouble(f"cannot start bubblewrap: {error.strerror}", kind) from error
 
 
-def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbour: int) -> None:
+def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbours: Mapping[int, bool]) -> None:
     """Read or write the file of `order`, seen as the guest sees it."""
-    _enter(settings, order, neighbour)
+    _enter(settings, order, neighbours)
     os.chroot(stage.STAGE)
     os.chdir("/")
     _drop(settings)
@@ -52,21 +54,40 @@ def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int],
         files.copy_in(order["path"], order["roots"], fds[1])
 
 
-def _enter(settings: Mapping[str, Any], order: Mapping[str, Any], neighbour: int) -> None:
+def _enter(settings: Mapping[str, Any], order: Mapping[str, Any], neighbours: Mapping[int, bool]) -> None:
     for folder in order["cgroups"]:
         _join(folder)
-    if neighbour:
-        fd = os.open(f"/proc/{neighbour}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        linux.setns(fd, linux.CLONE_NEWNS)
-        os.close(fd)
+    joined = any(_join_tree(pid) for pid, joinable in neighbours.items() if joinable)
+    if not joined:
+        _wait_for_end(neighbours)
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("proc", "/proc", "proc")  # bubblewrap looks itself up by the numbers of its own pid namespace
-    if not neighbour:
+    if not joined:
         stage.build(settings["parts"], order, (settings["uid"], settings["gid"]), overlay_options=settings["overlay_options"])
     for name, value in order["rlimits"].items():
         _limit(getattr(resource, f"RLIMIT_{name}"), value)
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
         score.write("500")  # when memory runs out, a guest goes before its host
+
+
+def _join_tree(pid: int) -> bool:
+    """Enter another command's mount namespace; false if it is just ending."""
+    try:
+        fd = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    linux.setns(fd, linux.CLONE_NEWNS)
+    os.close(fd)
+    return True
+
+
+def _wait_for_end(pids: Iterable[int]) -> None:
+    """Wait until these are gone with their descendants and mounts; a layer must not be mounted twice."""
+    deadline = time.monotonic() + _PATIENCE
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        if time.monotonic() > deadline:
+            raise Trouble("what ran before in this sandbox does not end")
+        time.sleep(0.001)
 
 
 def _join(folder: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -18,14 +19,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from claudecluster.guest import etc, isolated, linux, plain, stage
-from claudecluster.guest.wire import FAILED, Trouble, contents, receive, tell
+from claudecluster.guest.wire import FAILED, FDS, Trouble, contents, receive, tell
 
 
 @dataclass(slots=True)
 class _Child:
     pid: int
     sandbox: str
-    shows_tree: bool  # whether its mount namespace has the sandbox's tree
+    joinable: bool  # whether it shows the sandbox's tree for as long as it lives, and is meant to live
+    uppers: frozenset[str]  # the layers it may have mounted
     control: socket.socket
 
 
@@ -49,25 +51,32 @@ class Launcher:
         self._poll.register(self._orders.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         while True:
-            for fd, _event in self._poll.poll():
-                if fd == self._wake:
-                    self._reap()
-                elif fd != self._orders.fileno():
-                    self._abandoned(fd)
-                elif not self._take():
-                    return
+            ready = [fd for fd, _event in self._poll.poll()]
+            if self._wake in ready:
+                self._reap()
+            for fd in self._by_control.keys() & set(ready):  # not those that have ended since they were polled
+                self._abandoned(fd)
+            if self._orders.fileno() in ready and not self._take():  # last, so that an order sees what was given up before it
+                return
 
     def _take(self) -> bool:
-        message, fds = receive(self._orders)
+        try:
+            message, fds = receive(self._orders)
+        except ConnectionError:
+            return False
         if not message:
             return False
+        if len(fds) != FDS:  # too many are open here; the owner sees its line close
+            for fd in fds:
+                os.close(fd)
+            return True
         head = json.loads(message)
         # high, out of the way of the descriptors a command is given
         control = socket.socket(fileno=fcntl.fcntl(fds[-1], fcntl.F_DUPFD_CLOEXEC, 20))
         try:
             self._start(head, fds, control)
-        except OSError as error:
-            tell(control, error=f"cannot start a process: {error.strerror}", kind="unavailable")
+        except (OSError, Trouble) as error:
+            tell(control, error=f"cannot start a process: {error}", kind="unavailable")
             tell(control, exit=FAILED)
             control.close()
         for fd in fds:
@@ -76,7 +85,8 @@ class Launcher:
 
     def _start(self, head: Mapping[str, Any], fds: list[int], control: socket.socket) -> None:
         runs = head["kind"] == "run"
-        neighbour = next((child.pid for child in self._children.values() if child.sandbox == head["sandbox"] and child.shows_tree), 0)
+        self._refuse_second_mount(head)
+        neighbours = {child.pid: child.joinable for child in self._children.values() if child.sandbox == head["sandbox"]}
         launcher = os.getpid()
         if runs and not self._plain:
             linux.unshare(linux.CLONE_NEWPID)  # each command is process 1 of its own: killing it kills its whole tree, atomically
@@ -86,17 +96,24 @@ class Launcher:
             self._stay_here(runs=runs)
             raise
         if pid == 0:
-            self._become(fds, control, neighbour, launcher)
+            self._become(fds, control, neighbours, launcher)
         self._stay_here(runs=runs)
-        child = _Child(pid, head["sandbox"], runs and not self._plain, control)
+        child = _Child(pid, head["sandbox"], runs and not self._plain, frozenset(head["uppers"]), control)
         self._children[pid] = self._by_control[control.fileno()] = child
         self._poll.register(control.fileno(), select.POLLIN)
+
+    def _refuse_second_mount(self, head: Mapping[str, Any]) -> None:
+        """Raise Trouble if another sandbox has one of these layers: what two mounts of one upper folder do is undefined (kernel: overlayfs.rst)."""
+        for child in self._children.values():
+            shared = child.uppers.intersection(head["uppers"])
+            if child.sandbox != head["sandbox"] and shared:
+                raise Trouble(f"{min(shared)} is in use by sandbox {child.sandbox}")
 
     def _stay_here(self, *, runs: bool) -> None:
         if runs and not self._plain:
             linux.setns(self._pid_namespace, linux.CLONE_NEWPID)
 
-    def _become(self, fds: list[int], control: socket.socket, neighbour: int, launcher: int) -> NoReturn:
+    def _become(self, fds: list[int], control: socket.socket, neighbours: Mapping[int, bool], launcher: int) -> NoReturn:
         try:
             self._let_go()
             order = json.loads(contents(fds[0]))
@@ -105,8 +122,8 @@ class Launcher:
                 plain.run(order, fds, control, launcher)
             tell(control, pid=int(os.readlink(f"{stage.HOST}/proc/self")))
             if order["kind"] == "run":
-                isolated.run(self._settings, order, fds, neighbour)
-            isolated.touch(self._settings, order, fds, neighbour)
+                isolated.run(self._settings, order, fds, neighbours)
+            isolated.touch(self._settings, order, fds, neighbours)
             os._exit(0)
         except Trouble as trouble:
             tell(control, error=str(trouble), kind=trouble.kind)
@@ -140,6 +157,7 @@ class Launcher:
     def _abandoned(self, fd: int) -> None:
         self._poll.unregister(fd)
         child = self._by_control.pop(fd)
+        child.joinable = False
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGTERM if self._plain else signal.SIGKILL)
 
@@ -178,6 +196,8 @@ def main(fd: int) -> None:
             linux.adopt_orphans()
         else:
             _isolate(settings)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one descriptor stands for each command that runs
         launcher = Launcher(orders, settings)
     except OSError as error:
         orders.send(json.dumps({"error": f"{error.filename or 'launcher'}: {error.strerror}"}).encode())

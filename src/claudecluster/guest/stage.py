@@ -58,6 +58,9 @@ def build(parts: Sequence[Mapping[str, Any]], order: Mapping[str, Any], owner: t
     scratch = f"{STAGE}/tmp"  # noqa: S108 - the guest's own
     linux.mount("tmpfs", scratch, "tmpfs", options=f"mode=1777,size={order.get('tmp_size', 1 << 30)}")
     linux.harden(scratch, readonly=False)
+    for folder in order["temporary"]:
+        linux.mount("tmpfs", STAGE + folder, "tmpfs", options=f"mode=1777,size={order['tmp_size']},uid={owner[0]},gid={owner[1]}")
+        linux.harden(STAGE + folder, readonly=False)
     pieces: list[tuple[str, str, Mapping[str, Any]]] = [("/etc", ETC, {})]
     pieces += [
         (parts[number]["at"], f"{PARTS}/{number}", parts[number]) for number in order["parts"] if os.path.exists(f"{PARTS}/{number}")

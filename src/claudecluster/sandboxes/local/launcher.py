@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from claudecluster.model.errors import ClusterError, NotFound, Refused, Unavaila
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from claudecluster.guest.launch import main; main(int(sys.argv[2]))"
 _PACKAGES = Path(guest.__file__).parents[2]
+_BUSY = {errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS}
 _READY_WITHIN = 30.0  # seconds; a loaded machine may take a few
 _PATIENCE = 10.0
 
@@ -94,10 +96,15 @@ class Launcher:
         self._python = python
         self._live: _Live | None = None
         self._launching: asyncio.Task[_Live] | None = None
+        self._mounting: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def mounting(self, sandbox: str) -> asyncio.Lock:
+        """Return what to hold while a sandbox's tree is put together, so that no two processes do it at once and the second joins the first."""
+        return self._mounting.setdefault(sandbox, asyncio.Lock())
 
     async def order(self, sandbox: str, kind: str, payload: Mapping[str, Any], stdio: Sequence[int]) -> Channel:
         """Have something started with these three descriptors. Raises Unavailable if there is no launcher to be had."""
-        head = json.dumps({"sandbox": sandbox, "kind": kind}).encode()
+        head = json.dumps({"sandbox": sandbox, "kind": kind, "uppers": [layer["upper"] for layer in payload.get("layers", ())]}).encode()
         with contextlib.ExitStack() as stack:
             data = wire.anonymous(json.dumps({**payload, "kind": kind}).encode())
             stack.callback(os.close, data)
@@ -109,7 +116,7 @@ class Launcher:
             fds = [data, *stdio, theirs.fileno()]
             try:
                 await _send(await self._launcher(), head, fds)
-            except OSError:  # it died since; what it ran is lost, but a new one serves this order
+            except ConnectionError:  # it died since; what it ran is lost, but a new one serves this order
                 self.close()
                 await _send(await self._launcher(), head, fds)
             channel = Channel(ours)
@@ -195,8 +202,10 @@ async def _send(orders: socket.socket, head: bytes, fds: Sequence[int]) -> None:
         try:
             socket.send_fds(orders, [head], fds)
             return
-        except BlockingIOError:  # it is forking; its queue holds about a hundred orders
-            await asyncio.sleep(0.002)
+        except OSError as error:
+            if error.errno not in _BUSY:
+                raise
+            await asyncio.sleep(0.002)  # it is forking, and its queue is full
 
 
 def _error(message: str, kind: str) -> ClusterError:

@@ -73,6 +73,8 @@ def tree(spec: SandboxSpec, parts: Sequence[Part], extra: Sequence[Bind]) -> dic
     return {
         "links": system.links(),
         "folders": system.FOLDERS,
+        "temporary": system.TEMPORARY,
+        "tmp_size": min(_TMP_SIZE, spec.limits.memory or _TMP_SIZE),
         "parts": [number for number, part in enumerate(parts) if not Path(part.at).is_relative_to(spec.work)],
         "layers": [_layer(layer) for layer in spec.layers],
         "binds": [{"source": str(bind.source.resolve()), "at": bind.at, "writable": bind.writable} for bind in binds],
@@ -116,7 +118,6 @@ def command(spec: SandboxSpec, wanted: Command, tools: Toolchains) -> dict[str, 
         "env": env,
         "path_first": [] if "PATH" in own else [f"{spec.work}/.venv/bin", f"{spec.work}/node_modules/.bin"],
         "network": spec.network == "full",
-        "tmp_size": min(_TMP_SIZE, spec.limits.memory or _TMP_SIZE),
     }
 
 

@@ -100,26 +100,15 @@ class Spawned:
 async def spawned(launcher: Launcher, sandbox: str, order: Mapping[str, Any], command: Command, clock: Clock) -> AsyncIterator[Spawned]:
     """Start a command and kill its whole tree at the end, whatever happens in between. Raises Unavailable, Refused."""
     async with contextlib.AsyncExitStack() as stack:
-        theirs = stack.enter_context(contextlib.ExitStack())
-        out, out_end = _pipe(theirs)
-        err, err_end = _pipe(theirs)
-        with contextlib.ExitStack() as on_failure:
-            for fd in (out, err):
-                on_failure.callback(os.close, fd)
-            if command.stdin:
-                in_end, stdin = os.pipe2(os.O_CLOEXEC)
-                on_failure.callback(os.close, stdin)
-                os.set_blocking(stdin, False)
-            else:
-                in_end, stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
-            theirs.callback(os.close, in_end)
-            channel = await launcher.order(sandbox, "run", order, (in_end, out_end, err_end))
-            stack.push_async_callback(channel.close)
-            process = Spawned(channel, stdin, Output(out, err))
-            stack.callback(process.close)
-            on_failure.pop_all()
-        theirs.close()
-        await asyncio.wait({channel.started})
+        async with launcher.mounting(sandbox):
+            try:
+                channel, process = await _begun(launcher, sandbox, order, stack, stdin=command.stdin)
+                await asyncio.wait({channel.started})
+            except OSError as error:  # of descriptors there is an end
+                raise Unavailable(f"cannot start a process: {error.strerror}") from error
+            except asyncio.CancelledError:
+                await stack.aclose()  # before another may begin
+                raise
         if trouble := channel.started.result():
             said = process.unread()
             raise Unavailable(f"{trouble}: {said}") if said else trouble
@@ -130,17 +119,38 @@ async def spawned(launcher: Launcher, sandbox: str, order: Mapping[str, Any], co
         yield process
 
 
+async def _begun(
+    launcher: Launcher, sandbox: str, order: Mapping[str, Any], stack: contextlib.AsyncExitStack, *, stdin: bool
+) -> tuple[Channel, Spawned]:
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        out, out_end = _pipe(ours, theirs)
+        err, err_end = _pipe(ours, theirs)
+        if stdin:
+            end, in_end = _pipe(theirs, ours)
+            os.set_blocking(in_end, False)
+        else:
+            end, in_end = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
+            theirs.callback(os.close, end)
+        channel = await launcher.order(sandbox, "run", order, (end, out_end, err_end))
+        stack.push_async_callback(channel.close)
+        process = Spawned(channel, in_end, Output(out, err))
+        stack.callback(process.close)
+        ours.pop_all()
+        return channel, process
+
+
 async def file_order(launcher: Launcher, sandbox: str, order: Mapping[str, Any], data: bytes | None) -> bytes:
     """Read a file (`data` is None) or write it, in a short-lived process inside the sandbox's tree. Raises NotFound, Refused, Unavailable, SandboxLost."""
     with contextlib.ExitStack() as stack:
         into, source = wire.anonymous(b""), wire.anonymous(data or b"")
         stack.callback(os.close, into)
         stack.callback(os.close, source)
-        channel = await launcher.order(sandbox, "read" if data is None else "write", order, (source, into, into))
-        try:
-            await asyncio.wait({channel.ended})
-        finally:
-            await channel.close()
+        async with launcher.mounting(sandbox):
+            channel = await launcher.order(sandbox, "read" if data is None else "write", order, (source, into, into))
+            try:
+                await asyncio.wait({channel.ended})
+            finally:
+                await channel.close()
         if channel.trouble:
             raise channel.trouble
         if channel.ended.result() != 0:
@@ -153,7 +163,9 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _pipe(theirs: contextlib.ExitStack) -> tuple[int, int]:
-    ours, other = os.pipe2(os.O_CLOEXEC)
-    theirs.callback(os.close, other)
-    return ours, other
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe whose ends belong to these two."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    reading.callback(os.close, read)
+    writing.callback(os.close, write)
+    return read, write

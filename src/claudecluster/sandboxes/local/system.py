@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 SYSTEM_FOLDERS = ("/usr", "/opt", "/nix/store", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-FOLDERS = ("/dev", "/proc", "/run", "/tmp", "/home", "/var/lib", "/mnt")  # noqa: S108 - the guest's own
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - the guest's own
+FOLDERS = ("/dev", "/proc", "/run", "/home", "/var/lib", "/mnt", *TEMPORARY)
 
 # what programs need to run at all; nothing that tells of users, hosts, mirrors, proxies or keys
 _ETC = (
@@ -27,9 +28,8 @@ class Part:
 
 
 def links() -> dict[str, str]:
-    """Return the system folders that are symlinks, such as /bin to usr/bin, and our own."""
-    found = {folder: str(Path(folder).readlink()) for folder in SYSTEM_FOLDERS if Path(folder).is_symlink()}
-    return found | {"/var/tmp": "/tmp"}  # noqa: S108 - the guest's own
+    """Return the system folders that are symlinks, such as /bin to usr/bin."""
+    return {folder: str(Path(folder).readlink()) for folder in SYSTEM_FOLDERS if Path(folder).is_symlink()}
 
 
 def parts() -> Iterator[Part]:
