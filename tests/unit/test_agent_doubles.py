@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from claudecluster.kit import processes
 from claudecluster.model.errors import NotFound, SandboxLost, Unavailable
 from claudecluster.model.evidence import Outcome
 from claudecluster.model.task import Task
@@ -64,11 +64,11 @@ async def test_the_daemonic_one_starts_more_than_it_says(place: OpenPlace) -> No
 
 
 async def test_the_hostile_ones_traps_work(place: OpenPlace) -> None:
-    subprocess.run(["git", "init", "-q", place.work], check=True)
+    assert (await processes.run(["git", "init", "-q", place.work])).code == 0
     await Hostile().run(brief(), place, ignore)
     with pytest.raises(NotFound):
         await place.read("pwned")
-    subprocess.run(["git", "add", "--all"], cwd=place.work, check=True, capture_output=True)
+    assert (await processes.run(["git", "add", "--all"], cwd=Path(place.work))).code == 0
     assert await place.read("pwned") == b""
 
 
