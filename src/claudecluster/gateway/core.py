@@ -27,7 +27,7 @@ from claudecluster.kit.clock import Clock, SystemClock
 from claudecluster.limits.lane import Pace
 from claudecluster.model.errors import ClusterError, Unavailable
 from claudecluster.model.usage import Metered
-from claudecluster.ports.gateway import Meter
+from claudecluster.ports.gateway import Meter, Visitor
 
 METHODS: Mapping[str, str] = {MESSAGES: "POST", COUNT_TOKENS: "POST", MODELS: "GET"}
 PROBES = frozenset({"/", "/api/hello"})  # Claude Code looks here at its start
@@ -112,6 +112,10 @@ class Core:
         finally:  # a client may be gone as soon as it has its answer
             if microphone.lasting and (ask := _ask(visit, request)) is not None:
                 self._later(self._keep(self._recorder, ask, microphone.track()))
+
+    async def delay(self, visitor: Visitor) -> float:
+        """Return for how many seconds nobody may answer such a visitor; 0 if somebody may now."""
+        return 0.0 if self._player is not None else self._exchange.delay(visitor, visitor.model, await self._absent())
 
     def recall(self, records: list[Metered]) -> None:
         """Count what was metered before this process began, for its budgets and `/usage`."""

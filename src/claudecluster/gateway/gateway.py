@@ -13,6 +13,7 @@ from claudecluster.gateway.routing.state import State
 from claudecluster.gateway.server.listener import Listener, sweep
 from claudecluster.gateway.server.message import Head, Refusal, Reply, Request
 from claudecluster.model.errors import Unavailable
+from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Door, Meter, Visitor
 
 __all__ = ["GatewayConfig", "LocalGateway"]
@@ -21,6 +22,12 @@ ENV: Mapping[str, str] = {
     "ANTHROPIC_UNIX_SOCKET": "{socket}",
     "ANTHROPIC_BASE_URL": "http://gateway",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+}
+# A local model may read a long prompt for many minutes. Older CLIs count neither pings nor comments as signs of life.
+PATIENT: Mapping[str, str] = {
+    "CLAUDE_ENABLE_STREAM_WATCHDOG": "0",
+    "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "1800000",
+    "API_FORCE_IDLE_TIMEOUT": "0",
 }
 
 
@@ -42,6 +49,14 @@ class LocalGateway:
         """Raise Unavailable, with a hint, if no model could be reached through it as configured."""
         await self._core.check()
 
+    async def delay(self, visitor: Visitor) -> float:
+        """Return for how many seconds such a visitor had better wait: until the soonest reset of a limit; 0 if somebody may answer now."""
+        return await self._core.delay(visitor)
+
+    def recall(self, records: list[Metered]) -> None:
+        """Count what was metered before this process began, for budgets of runs and users."""
+        self._core.recall(records)
+
     async def open(self, name: str, visitor: Visitor) -> Door:
         """Open a door under that name, replacing an older one. The token in `env` dies with it."""
         await self.close(name)
@@ -60,7 +75,7 @@ class LocalGateway:
                 f"The gateway cannot make a socket in {folder}: {error.strerror}.", hint="Check the folder's permissions and the disk."
             ) from error
         self._doors[name] = listener
-        return Door(path, {**ENV, "ANTHROPIC_API_KEY": token})
+        return Door(path, {**ENV, **(PATIENT if self._config.local else {}), "ANTHROPIC_API_KEY": token})
 
     async def close(self, name: str) -> None:
         """Close the door, cutting its connections and removing its socket. Unknown names are fine."""

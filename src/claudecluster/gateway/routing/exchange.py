@@ -108,6 +108,14 @@ class Exchange:
             span.set_attribute("http.response.status_code", status)
             self._state.metrics.answered(provider, status)
 
+    def delay(self, visitor: Visitor, model: str = "", absent: frozenset[str] = frozenset()) -> float:
+        """Return for how many seconds nobody may answer such a visitor; 0 if somebody may now, or if nobody ever will."""
+        choices = self._policy.choices(visitor, model, absent)
+        if isinstance(choices, Refusal):
+            return 0.0
+        now = self._clock.now()
+        return max(0.0, min((self._post(choice).lane.opens(now) or now) - now for choice in choices))
+
     async def _work(self, job: _Job, reply: Reply) -> tuple[str, int]:
         """Ask until somebody has answered. Returns who did, and with which status."""
         while job.tries < TRIES:
