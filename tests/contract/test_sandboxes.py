@@ -1,7 +1,7 @@
 """Every sandbox of ours keeps the promises of the port."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,23 +13,35 @@ from claudecluster.sandboxes.process import ProcessSandboxes
 from claudecluster.testing.contracts.sandbox import Ground, SandboxContract, local_spec
 
 
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessSandboxes]:
+    provider = ProcessSandboxes(tmp_path_factory.mktemp("process"), os.environ["PATH"])
+    yield provider
+    provider.close()
+
+
+@pytest.fixture(scope="module")
+def none(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoSandboxes]:
+    provider = NoSandboxes(tmp_path_factory.mktemp("none"), os.environ["PATH"])
+    yield provider
+    provider.close()
+
+
 class TestProcess(SandboxContract):
     @pytest.fixture
-    async def ground(self, tmp_path: Path) -> AsyncIterator[Ground]:
-        provider = ProcessSandboxes(tmp_path / "state", os.environ["PATH"])
+    async def ground(self, process: ProcessSandboxes, tmp_path: Path) -> AsyncIterator[Ground]:
         try:
-            await provider.check()
+            await process.check()
         except Unavailable as error:
             pytest.skip(f"{error.message}; {error.hint}")
-        yield Ground(provider, partial(local_spec, provider, tmp_path))
-        for name in await provider.names(""):
-            await provider.destroy(name)
-        provider.close()
+        yield Ground(process, partial(local_spec, process, tmp_path))
+        for name in await process.names(""):
+            await process.destroy(name)
 
 
 class TestNone(SandboxContract):
     @pytest.fixture
-    async def ground(self, tmp_path: Path) -> AsyncIterator[Ground]:
-        provider = NoSandboxes(tmp_path / "state", os.environ["PATH"])
-        yield Ground(provider, partial(local_spec, provider, tmp_path))
-        provider.close()
+    async def ground(self, none: NoSandboxes, tmp_path: Path) -> AsyncIterator[Ground]:
+        yield Ground(none, partial(local_spec, none, tmp_path))
+        for name in await none.names(""):
+            await none.destroy(name)

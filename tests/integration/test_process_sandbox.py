@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,17 +22,22 @@ from claudecluster.sandboxes.process import ProcessSandboxes
 from claudecluster.testing.contracts.sandbox import Done, local_spec, run
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessSandboxes]:
+    made = ProcessSandboxes(tmp_path_factory.mktemp("state"), os.environ["PATH"])
+    yield made
+    made.close()
+
+
 @pytest.fixture
-async def provider(tmp_path: Path) -> AsyncIterator[ProcessSandboxes]:
-    made = ProcessSandboxes(tmp_path / "state", os.environ["PATH"])
+async def provider(shared: ProcessSandboxes) -> AsyncIterator[ProcessSandboxes]:
     try:
-        await made.check()
+        await shared.check()
     except Unavailable as error:
         pytest.skip(f"{error.message}; {error.hint}")
-    yield made
-    for name in await made.names(""):
-        await made.destroy(name)
-    made.close()
+    yield shared
+    for name in await shared.names(""):
+        await shared.destroy(name)
 
 
 @pytest.fixture

@@ -109,6 +109,10 @@ async def test_kill_9_of_the_owner_leaves_nothing_alive(kind: str, tmp_path: Pat
     for _ in range(4):
         assert kill_one(kind, tmp_path, chance.random() * 0.4, ready=False) == ""
     assert mounts(tmp_path) == []
+    sweeper = provider_of(kind, tmp_path)
+    for name in await sweeper.names(""):
+        await sweeper.destroy(name)
+    assert list(sweeper.records.state.iterdir()) == []
     assert len(Path("/proc/self/mountinfo").read_text().splitlines()) <= before
 
 
