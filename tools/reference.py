@@ -1,7 +1,4 @@
-"""Write the generated pages of docs/reference: the settings and the task file's schema. Called by `make docs`; `--check` only compares.
-
-The command line's page has its own generator, which this calls too.
-"""
+"""Write the generated pages of docs/reference: commands, settings, the task file's schema. Called by `make docs`; `--check` only compares."""
 
 import json
 import sys
@@ -9,6 +6,7 @@ from pathlib import Path
 
 from claudecluster.assembly.schema import json_schema
 from claudecluster.assembly.settings import FROM_REPOSITORY, VARIABLES, Settings
+from claudecluster.cli import reference
 
 REFERENCE = Path(__file__).parents[1] / "docs/reference"
 HEAD = """# Settings
@@ -36,6 +34,7 @@ def settings() -> str:
 def pages() -> dict[Path, str]:
     """Return every generated file with its text."""
     return {
+        REFERENCE / "cli.md": reference.page(),
         REFERENCE / "settings.md": settings(),
         REFERENCE / "task-file.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
