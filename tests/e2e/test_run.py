@@ -243,3 +243,66 @@ def test_no_more_attempts_run_at_once_than_there_are_workers(cli: Any, repo: Pat
     most = max(sum(start <= begin < end for start, end in spans) for begin, _ in spans)
     assert most <= int(workers)
     assert most == int(workers) or workers != "1"
+
+
+def test_a_branch_that_moved_meanwhile_needs_a_person_and_resume_goes_on(cli: Any, repo: Path, task_file: Tasks) -> None:
+    file = task_file([{"id": "one", "run": "sleep 3; echo 1 > one"}])
+    process = cli.start("run", "--tasks", str(file), "--json", "--branch", "result", cwd=repo)
+    wait_until(lambda: marked("sleep 3;"))
+    other = git(repo, "commit-tree", "-m", "somebody else's", "main^{tree}")
+    git(repo, "branch", "result", other)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert json.loads(out)["state"] == "waiting"
+    assert git(repo, "rev-parse", "result") == other, "never a forced push"
+    still = cli("resume", "--json", cwd=repo)
+    assert still.code == 3, still.err
+    git(repo, "branch", "-D", "result")
+    answer = cli("resume", "--json", cwd=repo)
+    assert answer.code == 0, answer.err
+    assert git(repo, "show", "result:one") == "1"
+
+
+def test_two_runs_in_two_terminals_do_not_touch_each_other(cli: Any, repo: Path, task_file: Tasks) -> None:
+    slow = cli.start("run", "--tasks", str(task_file([{"id": "slow", "run": "sleep 4; echo 1 > slow"}])), "--json", cwd=repo)
+    wait_until(lambda: marked("sleep 4;"))
+    quick = cli("run", "--tasks", str(task_file([{"id": "quick", "run": "echo 1 > quick"}])), "--json", cwd=repo)
+    assert quick.code == 0, quick.err
+    assert marked("sleep 4;"), "the other run's agent is still at work"
+    out, err = slow.communicate(timeout=60)
+    assert slow.returncode == 0, err
+    assert {task["id"] for task in json.loads(out)["tasks"]} == {"slow"}
+
+
+def test_a_whole_run_is_cancelled_from_another_terminal(cli: Any, repo: Path, task_file: Tasks) -> None:
+    marker = f"sleep 33.{os.getpid()}"
+    file = task_file(
+        [{"id": "a", "run": f"true; {marker}"}, {"id": "b", "run": "echo b > b", "needs": ["a"]}, {"id": "c", "run": f"true; {marker}"}]
+    )
+    process = cli.start("run", "--tasks", str(file), "--json", "--workers", "1", cwd=repo)
+    wait_until(lambda: marked(marker))
+    listed = cli("runs", "--json").json()
+    run = (listed["runs"] if isinstance(listed, dict) else listed)[0]["run"]
+    assert cli("cancel", run).code == 0
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    result = json.loads(out)
+    assert result["state"] == "cancelled"
+    assert {task["state"] for task in result["tasks"]} <= {"cancelled", "blocked"}
+    assert not marked(marker)
+
+
+def test_setup_commands_run_once_and_lie_under_every_task(cli: Any, repo: Path, task_file: Tasks, tmp_path: Path) -> None:
+    file = task_file(
+        [{"id": "a", "run": "cat tool/version > a.txt"}, {"id": "b", "run": "cat tool/version > b.txt"}],
+        setup=["mkdir -p tool && date +%s%N > tool/version && echo tool > .gitignore"],
+        gates=[{"name": "there", "run": "test -f tool/version"}],
+    )
+    (repo / ".gitignore").write_text("tool\n")
+    git(repo, "add", ".gitignore")
+    git(repo, "commit", "-qm", "ignore the tool")
+    answer = cli("run", "--tasks", str(file), "--json", cwd=repo)
+    assert answer.code == 0, answer.err
+    branch = answer.json()["branch"]
+    assert git(repo, "show", f"{branch}:a.txt") == git(repo, "show", f"{branch}:b.txt")
+    assert "tool" not in git(repo, "ls-tree", "--name-only", branch).split()

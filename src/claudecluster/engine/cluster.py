@@ -99,11 +99,11 @@ class Cluster:
                 Change(run, "run.serving", set={"state": RunState.RUNNING}, data={"worker": bench.vigil.id}, unless_over=True)
             )
             bench.vigil.keep(lambda: self._obey(run))
+            await self._go_on(record)
             await bench.flows.begin(run)
             for worker in dead:
                 await bench.engine.take_over(worker, control(run))
                 await parts.roster.forget(worker)
-            await self._go_on(record)
             return await self._settled(run)
         except asyncio.CancelledError:
             bench.flows.closing.set()
@@ -129,6 +129,9 @@ class Cluster:
         await durable.send(run_workflow(record.id), "continue", GO_ON)
         for task in await self._parts.store.tasks(record.id):
             if task.state is TaskState.WAITING:
+                await self._parts.store.change(
+                    Change(record.id, "task.continued", task.id, set={"state": TaskState.RUNNING}, unless_over=True)
+                )
                 await durable.send(task_workflow(record.id, task.id), "continue", INBOX)
 
     async def _obey(self, run: str) -> None:
@@ -138,7 +141,8 @@ class Cluster:
             if task.state.over or not (record.cancel or task.cancel) or self._bench is None:
                 continue
             match task.state:
-                case TaskState.PENDING:
+                case TaskState.PENDING:  # it may be queued for a worker already
+                    await self._bench.flows.cancel(task.id)
                     await durable.send(run_workflow(run), task.id, WAKE)
                 case TaskState.WAITING:
                     await durable.send(task_workflow(run, task.id), CANCEL, INBOX)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from claudecluster.engine import durable
-from claudecluster.engine.orders import CHANGES, ERRAND, INTENT, VERDICT, WORKED, Data, Errand, Verdict, pack
+from claudecluster.engine.orders import ERRAND, INTENT, VERDICT, WORKED, Data, Errand, Verdict, pack
 from claudecluster.engine.steps.attempt import Attempts
 from claudecluster.engine.steps.landing import Landings
 from claudecluster.engine.steps.progress import Progress
@@ -87,10 +87,17 @@ class Flows:
         """Return the workflows under the names that the database knows them by. Plain functions: methods cannot be registered."""
 
         async def run_flow(run: str) -> None:
-            await self.run(run)
+            try:
+                await self.run(run)
+            except Exception as error:  # noqa: BLE001 - a defect of ours ends the run and says so; it must not hang it
+                await self._step("broken", self._progress.finish, run, _defect(error))
 
         async def task_flow(run: str, task: str, priority: int) -> None:
-            await self.task(run, task, priority)
+            try:
+                await self.task(run, task, priority)
+            except Exception as error:  # noqa: BLE001 - the same for a task: the others go on
+                await self._step("broken", self._progress.close, run, task, TaskState.FAILED.value, _defect(error), True)
+                await durable.send(run_workflow(run), task, WAKE)
 
         async def attempt_flow(name: str, errand: Data) -> Data:
             with self._ringing(name):
@@ -132,21 +139,19 @@ class Flows:
         await self._step("clean", self._progress.clean, run, task)
 
     async def attempt(self, errand: Data) -> Data:
-        """Work, harvest, judge. Gates that could not run are tried again here: the agent's work is safe already."""
+        """Work, harvest, judge. What goes wrong after the work is tried again here: the agent's work is done."""
         worked = await self._step("work", self._attempts.work, errand, preemptible=True)
         came = WORKED.validate_python(worked)
         if came.report is None:
             why = f"{came.trouble} ({came.hint})" if came.hint else came.trouble
-            return pack(VERDICT, Verdict("trouble", why, delay=came.delay, final=came.final))
-        harvested = await self._step("harvest", self._attempts.harvest, errand)
-        CHANGES.validate_python(harvested)
-        verdict: Data = {}
+            return pack(VERDICT, Verdict("trouble", why, delay=came.delay, refused=came.refused))
+        judged: Data = {}
         for wait in (1.0, 2.0, 4.0, 0.0):
-            verdict = await self._step("judge", self._attempts.judge, errand, worked, harvested, preemptible=True)
-            if verdict["kind"] != "trouble" or not wait:
+            judged = await self._step("judge", self._attempts.judge, errand, worked, preemptible=True)
+            if judged["kind"] != "trouble" or not wait:
                 break
             await durable.sleep(wait)
-        return {**verdict, "final": verdict["kind"] == "trouble"}
+        return {**judged, "final": judged["kind"] == "trouble"}
 
     async def landing(self, run: str, task: str, base: str, verdict: Data) -> Data:
         """Prepare and land, again if the branch moved in between."""
@@ -203,6 +208,7 @@ class Flows:
         """Wait for a person, for days if need be; the process may end meanwhile."""
         errand = course.errand
         await self._step("ask", self._progress.ask, errand.run, errand.task, question)
+        await durable.send(run_workflow(errand.run), errand.task, WAKE)
         if await durable.receive(INBOX, PATIENCE) in {None, CANCEL}:
             return await self._close(course, TaskState.CANCELLED, "cancelled")
         data = await self._step("anew", self._progress.anew, pack(ERRAND, errand))
@@ -211,6 +217,8 @@ class Flows:
     async def _trouble(self, course: Course, verdict: Verdict) -> Course | None:
         """Wait out what is not the agent's fault, and try the same attempt again."""
         errand, times = course.errand, course.troubles + 1
+        if verdict.refused:
+            return await self._close(course, TaskState.FAILED, verdict.why)
         if verdict.final or (verdict.delay is None and times > TROUBLES):
             return await self._close(course, TaskState.FAILED, verdict.why, True)
         delay = 2.0 ** (times - 1) if verdict.delay is None else min(verdict.delay, LONGEST_WAIT)
@@ -265,3 +273,7 @@ class Flows:
                     await asyncio.Event().wait()
 
         return await durable.step(name, fenced, *args, preemptible=preemptible)
+
+
+def _defect(error: Exception) -> str:
+    return f"internal error, please report it: {type(error).__name__}: {error}"

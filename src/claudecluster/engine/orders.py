@@ -38,14 +38,14 @@ class Errand:
 class Worked:
     """What came out of an agent's work: a report, or why it could not work at all (`trouble`).
 
-    `delay` is the seconds to wait, if known; `final` says that waiting will not help.
+    `delay` is the seconds to wait, if known; `refused` says that no waiting will help: the request is to be mended.
     """
 
     report: Report | None = None
     trouble: str = ""
     hint: str = ""
     delay: float | None = None
-    final: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Verdict:
     gates: tuple[GateRun, ...] = ()
     delay: float | None = None
     final: bool = False
+    refused: bool = False
     agent_failed: bool = False
 
 

@@ -7,7 +7,7 @@ swapped, facts carry a key. What an outcome means for the task is the task workf
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from claudecluster.engine.orders import CHANGES, ERRAND, VERDICT, WORKED, Data, Errand, Verdict, Worked, pack
+from claudecluster.engine.orders import ERRAND, VERDICT, WORKED, Data, Errand, Verdict, Worked, pack
 from claudecluster.engine.parts import Parts
 from claudecluster.engine.steps.gates import Gates, Site, sandbox_spec
 from claudecluster.engine.steps.journal import journal
@@ -47,34 +47,33 @@ class Attempts:
         except Unavailable as error:
             return pack(WORKED, Worked(trouble=error.message, hint=error.hint, delay=error.delay))
         except ClusterError as error:
-            return pack(WORKED, Worked(trouble=error.message, hint=error.hint, final=isinstance(error, Refused)))
+            return pack(WORKED, Worked(trouble=error.message, hint=error.hint, refused=isinstance(error, Refused)))
         return pack(WORKED, Worked(report=report))
 
-    async def harvest(self, data: Data) -> Data:
-        """Commit everything the agent made to the hub. Returns Changes."""
+    async def judge(self, data: Data, worked: Data) -> Data:
+        """Commit everything the agent made to the hub; look, run the gates, decide. Returns a Verdict."""
         errand = ERRAND.validate_python(data)
-        scene = await self._scenes.of(errand.run)
-        task = scene.task(errand.task)
-        ref = ids.attempt_ref(errand.run, task.id, errand.attempt)
-        if task.agent == REVERT:
-            return pack(CHANGES, await self._revert(scene, task, errand, ref))
-        workspace = await scene.hub.workspace(_wanted(scene, task, errand, keep=True))
-        message = f"{task.id}: attempt {errand.attempt} of run {errand.run}\n"
-        return pack(CHANGES, await scene.hub.harvest(workspace, ref, message))
-
-    async def judge(self, data: Data, worked: Data, harvested: Data) -> Data:
-        """Look, run the gates, decide. Returns a Verdict."""
-        errand = ERRAND.validate_python(data)
-        report = WORKED.validate_python(worked).report
-        changes = CHANGES.validate_python(harvested)
-        scene = await self._scenes.of(errand.run)
-        task = scene.task(errand.task)
-        evidence = Evidence(task, errand.attempt, report or Report(Outcome.FAILED), changes)
-        if task.agent == REVERT or policy.before_gates(task, evidence, spent=errand.spent) is None:
-            evidence = await self._look(scene, errand, evidence)  # gates cost minutes; a failed agent's tree is not worth them
+        report = WORKED.validate_python(worked).report or Report(Outcome.FAILED)
+        try:
+            scene = await self._scenes.of(errand.run)
+            changes = await self._harvest(scene, errand)
+            evidence = Evidence(scene.task(errand.task), errand.attempt, report, changes)
+            if evidence.task.agent == REVERT or policy.before_gates(evidence.task, evidence, spent=errand.spent) is None:
+                evidence = await self._look(scene, errand, evidence)  # gates cost minutes; a failed agent's tree is not worth them
+        except ClusterError as error:
+            return pack(VERDICT, Verdict("trouble", f"{error.message} ({error.hint})" if error.hint else error.message))
         verdict = self._decide(errand, evidence)
         await self._record(errand, evidence, verdict)
         return pack(VERDICT, verdict)
+
+    async def _harvest(self, scene: Scene, errand: Errand) -> Changes:
+        """Put what the agent made under a ref, before anything else happens to it."""
+        task = scene.task(errand.task)
+        ref = ids.attempt_ref(errand.run, task.id, errand.attempt)
+        if task.agent == REVERT:
+            return await self._revert(scene, task, errand, ref)
+        workspace = await scene.hub.workspace(_wanted(scene, task, errand, keep=True))
+        return await scene.hub.harvest(workspace, ref, f"{task.id}: attempt {errand.attempt} of run {errand.run}\n")
 
     async def _begin(self, errand: Errand) -> bool:
         """Write down that the attempt starts. Returns whether it had started before: then a crash lies between."""

@@ -161,6 +161,7 @@ class Progress:
                 return False
             except ClusterError as error:
                 problem = f"{error.message}; {error.hint}" if error.hint else error.message
+        await self._sweep(run)
         tasks = await parts.store.tasks(run)
         record = await parts.store.run(run)
         done = all(task.state is TaskState.DONE for task in tasks)
@@ -168,6 +169,16 @@ class Progress:
         fields = {"state": state, "ended": parts.clock.now(), "error": problem}
         await parts.store.change(Change(run, f"run.{state.value}", set=fields, data={"error": problem}, key="over"))
         return True
+
+    async def _sweep(self, run: str) -> None:
+        """Remove workspaces that a crash kept from being removed. What was in them is in the hub, or was never judged."""
+        try:
+            hub = (await self._scenes.of(run)).hub
+            for name in await hub.workspaces(f"{run}."):
+                await hub.discard(name)
+                await hub.discard_home(name)
+        except ClusterError:  # the repository itself may be what is missing
+            return
 
     async def _give_up(self, run: str, problem: str) -> None:
         """End every task: the run could not even be prepared."""
