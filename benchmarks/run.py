@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rig import Row, Scratch, as_json, table
 
-BENCHMARKS = ("starting", "overhead", "crowd", "makespan", "workspace_ready")
+BENCHMARKS = ("starting", "overhead", "crowd", "makespan", "workspace")
 RESULTS = Path(__file__).parents[1] / ".bench"
 
 
