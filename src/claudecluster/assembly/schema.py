@@ -86,7 +86,9 @@ class TaskFile(Strict):
     setup: list[Said] = Field(
         default=[], description="commands run once per base and lock files, with network; their result lies under every task"
     )
-    share: list[Inside] = Field(default_factory=lambda: list(SHARED), description="untracked folders of your working copy, visible copy-on-write")
+    share: list[Inside] = Field(
+        default_factory=lambda: list(SHARED), description="untracked folders of your working copy, visible copy-on-write"
+    )
     gates: list[GateEntry] = Field(default_factory=list, description="gates of every task")
     tasks: list[TaskEntry] = Field(min_length=1, description="the graph")
 
