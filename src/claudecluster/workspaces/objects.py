@@ -13,13 +13,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from claudecluster.model.errors import Refused, Unavailable
+from claudecluster.workspaces import disk
 from claudecluster.workspaces.disk import Shelf
 
 HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MODES = frozenset({b"40000", b"100644", b"100755", b"120000", b"160000"})
 PIECE = 1 << 16
+SMALL = 1 << 20
 LARGEST_TREE = 256 << 20
 
 
@@ -37,9 +40,7 @@ def put(shelf: Shelf, kind: str, body: bytes, like: str) -> str:
     """Write an object into the hub and return its id. One that is there already is left alone."""
     oid = name(kind, body, like)
     if not _path(shelf, oid).exists():
-        scratch = shelf.scratch()
-        scratch.write_bytes(zlib.compress(f"{kind} {len(body)}\0".encode() + body, 1))
-        _settle(shelf, scratch, oid)
+        _settle(shelf, _written(shelf, zlib.compress(f"{kind} {len(body)}\0".encode() + body, 1)), oid)
     return oid
 
 
@@ -174,15 +175,33 @@ def _folders(quarantine: Path) -> Iterator[Path]:
 
 
 def _take(shelf: Shelf, source: Path, oid: str) -> None:
-    """Copy one object piece by piece, hashing what it unpacks to. A copy, since whoever wrote the original may still hold it open."""
+    """Copy one object, hashing what it unpacks to. A copy, since whoever wrote the original may still hold it open."""
+    handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        packed = os.read(handle, PIECE)
+        unpack = zlib.decompressobj()
+        plain = unpack.decompress(packed, SMALL)
+        if len(packed) < PIECE and unpack.eof:
+            _check(oid, hashlib.new(algorithm(oid), plain).hexdigest(), unpack, plain)
+            _settle(shelf, _written(shelf, packed), oid)
+        else:
+            os.lseek(handle, 0, os.SEEK_SET)
+            _take_large(shelf, handle, oid)
+    except zlib.error as error:
+        raise Refused(f"object {oid} is damaged") from error
+    finally:
+        os.close(handle)
+
+
+def _take_large(shelf: Shelf, handle: int, oid: str) -> None:
+    """Do the same piece by piece."""
     scratch = shelf.scratch()
     digest = hashlib.new(algorithm(oid))
     unpack = zlib.decompressobj()
     head = bytearray()
-    handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        with os.fdopen(handle, "rb") as packed, scratch.open("xb") as copy:
-            while piece := packed.read(PIECE):
+        with scratch.open("xb") as copy:
+            while piece := os.read(handle, PIECE):
                 copy.write(piece)
                 while piece:
                     plain = unpack.decompress(piece, PIECE)
@@ -190,15 +209,17 @@ def _take(shelf: Shelf, source: Path, oid: str) -> None:
                     if len(head) < 8 or (head.startswith(b"tree ") and len(head) < LARGEST_TREE):
                         head += plain
                     piece = unpack.unconsumed_tail
-        if digest.hexdigest() != oid or not unpack.eof or unpack.unused_data:
-            raise Refused(f"object {oid} is damaged")
-        if head.startswith(b"tree "):
-            _check_tree(oid, bytes(head))
-        _settle(shelf, scratch, oid)
-    except zlib.error as error:
-        raise Refused(f"object {oid} is damaged") from error
+        _check(oid, digest.hexdigest(), unpack, bytes(head))
+        _settle(shelf, str(scratch), oid)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _check(oid: str, digest: str, unpack: Any, plain: bytes) -> None:
+    if digest != oid or not unpack.eof or unpack.unused_data:
+        raise Refused(f"object {oid} is damaged")
+    if plain.startswith(b"tree "):
+        _check_tree(oid, plain)
 
 
 def _check_tree(oid: str, raw: bytes) -> None:
@@ -217,10 +238,20 @@ def _path(shelf: Shelf, oid: str) -> Path:
     return shelf.objects[1] / oid[:2] / oid[2:]
 
 
-def _settle(shelf: Shelf, scratch: Path, oid: str) -> None:
-    scratch.chmod(0o444)
-    target = _path(shelf, oid)
-    if not target.parent.is_dir():
-        target.parent.mkdir(exist_ok=True)
-        target.parent.chmod(0o755)
-    scratch.rename(target)
+def _written(shelf: Shelf, packed: bytes) -> str:
+    scratch = str(shelf.scratch())
+    handle = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444)
+    with os.fdopen(handle, "wb", buffering=0) as file:
+        file.write(packed)
+    return scratch
+
+
+def _settle(shelf: Shelf, scratch: str, oid: str) -> None:
+    """Put a written object in its place. Whoever the sandbox runs as must be able to read it, whatever the umask is."""
+    os.chmod(scratch, 0o444)  # noqa: PTH101 - one of many small files: a Path costs more than the call
+    folder = f"{shelf.objects[1]}/{oid[:2]}"
+    try:
+        os.rename(scratch, f"{folder}/{oid[2:]}")  # noqa: PTH104 - the same
+    except FileNotFoundError:
+        disk.folder(Path(folder), None)
+        os.rename(scratch, f"{folder}/{oid[2:]}")  # noqa: PTH104 - the same
