@@ -10,8 +10,12 @@ from typing import Any
 
 import orjson
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from claudecluster.gateway.metering.prices import Price, Prices
+from claudecluster.gateway.metering.spans import request_span
 from claudecluster.gateway.provider import Answer, Ask, Cause, Failure, Health, Kind, Verdict
 from claudecluster.gateway.routing.admission import Admission
 from claudecluster.gateway.routing.exchange import Exchange, Tuning, Visit
@@ -23,6 +27,7 @@ from claudecluster.gateway.stream.tally import Tally
 from claudecluster.gateway.upstream.anthropic import Anthropic, AnthropicConfig
 from claudecluster.limits.lane import Lane, Pace
 from claudecluster.limits.signals import Trouble
+from claudecluster.limits.tracker import Tier, Tracker
 from claudecluster.model.usage import Metered, Usage
 from claudecluster.ports.gateway import Visitor
 
@@ -211,7 +216,7 @@ async def test_a_storm_of_limits_does_not_multiply_requests_and_everybody_is_ser
 
 async def test_those_on_the_critical_path_go_first_when_a_lane_opens() -> None:
     scene = Scene(cloud(lambda _: stream()), pace=Pace(start=1, ceiling=1))
-    lane = scene.state.posts["anthropic"].lane
+    lane = scene.state.posts["anthropic"].lane("claude-opus-5")
     ticket = lane.enter(START)
     assert ticket is not None
     lane.bad(ticket, Trouble.LIMITED, START, until=START + 30)
@@ -315,7 +320,7 @@ async def test_errors_that_are_nobodys_limit_are_handed_on_untouched(status: int
     paper = await scene.ask()
     assert (paper.status, orjson.loads(paper.body)["error"]["message"]) == (status, "no")
     assert scene.state.posts["ollama"].provider.asked == []  # type: ignore[attr-defined]
-    assert scene.state.posts["anthropic"].lane.opens(START) is None
+    assert scene.state.posts["anthropic"].lane("claude-opus-5").opens(START) is None
 
 
 async def test_an_error_event_reaches_a_client_whose_answer_had_begun_and_has_no_other_way() -> None:
@@ -453,3 +458,85 @@ async def test_a_thousand_randomly_broken_requests_are_nearly_all_answered() -> 
         scene.clock.time += dice.random()
     assert bad <= 10, f"{bad} of 1000"
     await scene.exchange.admission.aclose()
+
+
+async def test_a_limit_of_one_family_of_models_stops_no_other() -> None:
+    scene = Scene(cloud(lambda ask: error(429, retry_after="600") if "opus" in ask.model else stream()), local())
+    names = [
+        (await scene.ask(model=model)).headers["x-claudecluster-provider"]
+        for model in ("claude-opus-5", "claude-haiku-4-5", "claude-opus-5-5")
+    ]
+    assert names == ["ollama", "anthropic", "ollama"]
+
+
+async def test_a_limit_of_the_whole_account_stops_every_model_after_one_request() -> None:
+    drained = {
+        "anthropic_ratelimit_unified_status": "rejected",
+        "anthropic_ratelimit_unified_reset": str(START + 600),
+        "anthropic_ratelimit_unified_representative_claim": "five_hour",
+    }
+    scene = Scene(cloud(lambda _: error(429, **drained)), local())
+    for model in ("claude-opus-5", "claude-haiku-4-5", "claude-sonnet-5"):
+        assert (await scene.ask(model=model)).headers["x-claudecluster-provider"] == "ollama"
+    assert len(scene.state.posts["anthropic"].provider.asked) == 1  # type: ignore[attr-defined]
+    assert scene.state.usage()["providers"][0]["returns"] == "2026-11-20T09:06:40+00:00"
+
+
+async def test_a_window_of_one_family_near_its_end_moves_that_family_only() -> None:
+    near = {"anthropic_ratelimit_unified_7d_opus_utilization": "0.9", "anthropic_ratelimit_unified_7d_opus_reset": str(START + 600)}
+    scene = Scene(cloud(lambda _: answer(stream(), **near)), local())
+    names = [
+        (await scene.ask(model=model)).headers["x-claudecluster-provider"]
+        for model in ("claude-sonnet-5", "claude-opus-5", "claude-sonnet-5")
+    ]
+    assert names == ["anthropic", "ollama", "anthropic"]
+
+
+async def test_windows_counted_by_ourselves_move_traffic_where_the_server_tells_none() -> None:
+    scene = Scene(cloud(lambda _: stream()), local())
+    scene.state.posts["anthropic"].tracker = Tracker(Tier(five_hour=60))
+    names = [(await scene.ask()).headers["x-claudecluster-provider"] for _ in range(6)]
+    assert names == ["anthropic"] * 4 + ["ollama"] * 2  # 15 tokens each: 60 is full, 48 the threshold
+    scene.clock.time += 5 * 3600
+    assert (await scene.ask()).headers["x-claudecluster-provider"] == "anthropic"
+
+
+async def test_a_fault_in_a_providers_own_code_is_one_more_failure() -> None:
+    heard: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["message"]))
+
+    def broken(_: Ask) -> Any:
+        raise ZeroDivisionError
+
+    scene = Scene(cloud(broken), local())
+    assert (await scene.ask()).headers["x-claudecluster-provider"] == "ollama"
+    assert heard == ["the provider anthropic is at fault"] * 2
+
+
+async def test_the_wait_that_is_told_is_what_is_left_of_it() -> None:
+    scene = Scene(cloud(lambda _: error(429, retry_after="100")))
+    task = asyncio.create_task(scene.ask())
+    await settle()
+    await scene.clock.forward(100)
+    await scene.clock.forward(100)
+    paper = await task
+    assert (paper.status, paper.headers["retry-after"]) == (429, "100")
+    await scene.exchange.admission.aclose()
+
+
+async def test_a_request_is_one_span_under_its_task_in_the_trace_of_its_run() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = TracerProvider()
+    tracing.add_span_processor(SimpleSpanProcessor(exporter))
+    visitor = Visitor("r1", "fix", 2)
+    with request_span(visitor, "/v1/messages", "claude-x", tracing.get_tracer("test")) as span:
+        span.set_attribute("claudecluster.provider", "anthropic")
+    with request_span(Visitor("r1", "other", 1), "/v1/messages", "claude-x", tracing.get_tracer("test")):
+        pass
+    one, two = exporter.get_finished_spans()
+    assert one.context is not None
+    assert two.context is not None
+    assert one.context.trace_id == two.context.trace_id
+    assert one.parent != two.parent
+    assert one.attributes is not None
+    assert one.attributes["claudecluster.task"] == "fix"

@@ -285,7 +285,7 @@ def test_the_summary_says_what_is_used_what_is_left_and_when_it_comes_back() -> 
     ledger.add(record("a"))
     gauge.see([Window("five_hour", 0.5, NOW + 7200)], NOW - 600)
     gauge.see([Window("five_hour", 0.9, NOW + 7200)], NOW)
-    document = summarize(ledger, [Standing("anthropic", "anthropic", lane, gauge)], NOW)
+    document = summarize(ledger, [Standing("anthropic", "anthropic", {"opus": lane}, {"": gauge})], NOW)
     (provider,) = document["providers"]
     assert (provider["state"], provider["returns"]) == ("near-limit", "2026-11-20T10:56:40+00:00")
     assert provider["windows"][0]["full_at"] == "2026-11-20T08:59:10+00:00"

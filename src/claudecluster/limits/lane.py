@@ -111,9 +111,12 @@ class Lane:
         delay = min(self.pace.longest, self.pace.first * 2.0 ** min(20, self._strikes - 1))
         self._close(now + delay * (0.75 + chance / 2) if until is None else until, trouble)
 
-    def reopen(self) -> None:
-        """Open it now, still with a probe first: something outside says that it may work again."""
-        self.closed_until = 0.0
+    def shut(self, until: float, trouble: Trouble, now: float) -> None:
+        """Close it for a trouble that another lane to the same place has met."""
+        if until > self.closed_until:
+            self._struck = now
+            self._strikes = max(1, self._strikes)
+            self._close(until, trouble)
 
     def _close(self, until: float, trouble: Trouble) -> None:
         self.closed_until = max(self.closed_until, until)

@@ -10,6 +10,7 @@ from typing import Any
 
 from claudecluster.limits.gauge import Gauge
 from claudecluster.limits.lane import Lane
+from claudecluster.limits.windows import Window
 from claudecluster.model.usage import Metered, Usage
 
 SCOPES: Mapping[str, Callable[[Metered], str]] = {
@@ -55,12 +56,12 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One provider as the summary shows it."""
+    """One provider as the summary shows it: a lane for each family of models, a gauge for the account ("") and for each family."""
 
     name: str
     kind: str
-    lane: Lane
-    gauge: Gauge
+    lanes: Mapping[str, Lane]
+    gauges: Mapping[str, Gauge]
     load: float = 0.0
 
 
@@ -88,29 +89,32 @@ def summarize(ledger: Ledger, standings: Iterable[Standing], now: float) -> dict
 
 
 def _standing(standing: Standing, now: float) -> dict[str, Any]:
-    gauge, lane = standing.gauge, standing.lane
-    opens, crossed = lane.opens(now), gauge.crossed_until(now)
-    state = "closed" if opens is not None else "probing" if lane.doubtful else "near-limit" if crossed is not None else "open"
+    lanes = standing.lanes.values()
+    closed = [(opens, lane.why) for lane in lanes if (opens := lane.opens(now)) is not None]
+    crossed = [until for gauge in standing.gauges.values() if (until := gauge.crossed_until(now)) is not None]
+    probing = [lane.why for lane in lanes if lane.doubtful]
+    state = "closed" if closed else "probing" if probing else "near-limit" if crossed else "open"
     return {
         "name": standing.name,
         "kind": standing.kind,
         "state": state,
-        "why": lane.why,
-        "returns": _time(opens if opens is not None else crossed),
-        "in_flight": lane.flying,
-        "allowed": int(lane.allowed),
+        "why": max(closed)[1] if closed else probing[0] if probing else "",
+        "returns": _time(max(closed)[0] if closed else max(crossed, default=None)),
+        "in_flight": sum(lane.flying for lane in lanes),
+        "allowed": sum(int(lane.allowed) for lane in lanes),
         "load": round(standing.load, 3),
-        "threshold": gauge.threshold,
-        "windows": [
-            {
-                "name": window.name,
-                "used": round(window.used, 4),
-                "resets": _time(window.resets),
-                "source": window.source,
-                "full_at": _time(gauge.full_at(window.name, now)),
-            }
-            for window in gauge.windows(now)
-        ],
+        "threshold": max((gauge.threshold for gauge in standing.gauges.values()), default=1.0),
+        "windows": [_window(window, family, gauge, now) for family, gauge in standing.gauges.items() for window in gauge.windows(now)],
+    }
+
+
+def _window(window: Window, family: str, gauge: Gauge, now: float) -> dict[str, Any]:
+    return {
+        "name": f"{family} {window.name}".lstrip(),
+        "used": round(window.used, 4),
+        "resets": _time(window.resets),
+        "source": window.source,
+        "full_at": _time(gauge.full_at(window.name, now)),
     }
 
 

@@ -13,9 +13,15 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 PREFIX = "anthropic-ratelimit-"
-UNIFIED = re.compile(r"anthropic-ratelimit-unified-(\d+[a-z]+(?:_[a-z]+)?)-(utilization|reset|status)")
+UNIFIED = re.compile(r"anthropic-ratelimit-unified-(\d+[a-z]+(?:[_-](?:opus|sonnet|haiku|fable))?)-(utilization|reset|status)")
 BUCKET = re.compile(r"anthropic-(?:ratelimit|priority)-([a-z-]+)-(limit|remaining|reset)")
 SPANS: Mapping[str, str] = {"5h": "five_hour", "7d": "seven_day", "7d_opus": "seven_day_opus", "7d_sonnet": "seven_day_sonnet"}
+FAMILIES = ("opus", "sonnet", "haiku", "fable")
+
+
+def family(model: str) -> str:
+    """Return the family of models that shares limits with this one; empty for models of other makers."""
+    return next((name for name in FAMILIES if name in model), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ def from_headers(headers: Mapping[str, str]) -> tuple[Window, ...]:
         if not name.startswith(("anthropic-ratelimit-", "anthropic-priority-")):
             continue
         if (found := UNIFIED.fullmatch(name)) is not None:
-            parts.setdefault(SPANS.get(found[1], found[1]), {})[found[2]] = value
+            parts.setdefault(SPANS.get(found[1].replace("-", "_"), found[1]), {})[found[2]] = value
         elif not name.startswith("anthropic-ratelimit-unified-") and (found := BUCKET.fullmatch(name)) is not None:
             parts.setdefault(found[1], {})[found[2]] = value
     windows = (_window(name, fields) for name, fields in parts.items())
@@ -48,6 +54,12 @@ def rejected_until(headers: Mapping[str, str]) -> float | None:
     if headers.get("anthropic-ratelimit-unified-status") != "rejected":
         return None
     return moment(headers.get("anthropic-ratelimit-unified-reset", ""))
+
+
+def concerns_all(headers: Mapping[str, str]) -> bool:
+    """Whether a rejection is of the whole account, not of one family of models (those have limits of their own)."""
+    claim = headers.get("anthropic-ratelimit-unified-representative-claim", "")
+    return headers.get("anthropic-ratelimit-unified-status") == "rejected" and not family(claim)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 
 from claudecluster.ports.gateway import Visitor
 
@@ -28,7 +28,7 @@ def parent(run: str, task: str) -> Context | None:
 
 
 @contextmanager
-def request_span(visitor: Visitor, path: str, model: str) -> Iterator[Span]:
+def request_span(visitor: Visitor, path: str, model: str, tracer: Tracer = TRACER) -> Iterator[Span]:
     """Span one request."""
     attributes: dict[str, str | int] = {
         "claudecluster.run": visitor.run,
@@ -37,5 +37,5 @@ def request_span(visitor: Visitor, path: str, model: str) -> Iterator[Span]:
         "gen_ai.request.model": model,
         "url.path": path,
     }
-    with TRACER.start_as_current_span("gateway.request", parent(visitor.run, visitor.task), SpanKind.SERVER, attributes) as span:
+    with tracer.start_as_current_span("gateway.request", parent(visitor.run, visitor.task), SpanKind.SERVER, attributes) as span:
         yield span

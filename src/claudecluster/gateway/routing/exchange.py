@@ -4,6 +4,7 @@ The doors call it with a request that was let in. Tokens, paths and framing are 
 broken answer is the relay's knowledge, limits and failures are the state's.
 """
 
+import asyncio
 import random
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,11 +18,12 @@ from claudecluster.gateway.routing.asks import conversation, make_ask
 from claudecluster.gateway.routing.loops import Loops
 from claudecluster.gateway.routing.policy import Choice, Policy
 from claudecluster.gateway.routing.relay import Relay
-from claudecluster.gateway.routing.state import Post, Purse, State
+from claudecluster.gateway.routing.state import Purse, State
 from claudecluster.gateway.server.message import Refusal, Reply, Request, refuse
 from claudecluster.gateway.stream.tally import Tally
-from claudecluster.limits.lane import Ticket
+from claudecluster.limits.lane import Lane, Ticket
 from claudecluster.limits.signals import BY_TYPE, Signal, Trouble, from_response
+from claudecluster.limits.windows import concerns_all
 from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Visitor
 
@@ -114,7 +116,7 @@ class Exchange:
         if isinstance(choices, Refusal):
             return 0.0
         now = self._clock.now()
-        return max(0.0, min((self._post(choice).lane.opens(now) or now) - now for choice in choices))
+        return max(0.0, min((self._lane(choice, model).opens(now) or now) - now for choice in choices))
 
     async def _work(self, job: _Job, reply: Reply) -> tuple[str, int]:
         """Ask until somebody has answered. Returns who did, and with which status."""
@@ -144,8 +146,8 @@ class Exchange:
         now = self._clock.now()
 
         def rank(choice: Choice) -> tuple[bool, bool]:
-            post = self._post(choice)
-            return post.lane.opens(now) is not None, post.gauge.crossed_until(now) is not None
+            crossed = self._state.posts[choice.provider.name].crossed(choice.model or job.ask.model, now)
+            return self._lane(choice, job.ask.model).opens(now) is not None, crossed
 
         left = [choice for choice in job.choices if choice.provider.name not in job.failed]
         sound = [choice for choice in left if not self._loops.broken(job.session, choice.provider.name, now)]
@@ -153,32 +155,41 @@ class Exchange:
 
     async def _admit(self, job: _Job, choices: tuple[Choice, ...]) -> tuple[Ticket | None, Choice | None]:
         now = self._clock.now()
-        opened = [choice for choice in choices if self._post(choice).lane.opens(now) is None]
+        lane_of = {choice: self._lane(choice, job.ask.model) for choice in choices}
+        opened = [choice for choice in choices if lane_of[choice].opens(now) is None]
         # A lane being probed is as good as closed where somebody else can answer meanwhile.
-        free = [choice for choice in opened if not self._post(choice).lane.probing]
+        free = [choice for choice in opened if not lane_of[choice].probing]
         wanted = free[:1] or opened or list(choices)
         same = [choice for choice in free if choice.provider.kind == wanted[0].provider.kind] or wanted
-        lanes = [self._post(choice).lane for choice in same]
-        ticket = await self.admission.enter(lanes, job.visit.visitor.priority, job.deadline)
+        ticket = await self.admission.enter([lane_of[choice] for choice in same], job.visit.visitor.priority, job.deadline)
         if ticket is None:
             return None, None
-        return ticket, next(choice for choice in same if self._post(choice).lane is ticket.lane)
+        return ticket, next(choice for choice in same if lane_of[choice] is ticket.lane)
 
     async def _try(self, job: _Job, choice: Choice, ticket: Ticket) -> None:
-        provider, post, tally = choice.provider, self._post(choice), Tally()
+        provider, tally = choice.provider, Tally()
         ask = job.ask if not choice.model else replace(job.ask, model=choice.model)
 
         def good() -> None:
-            post.lane.good(ticket)
+            ticket.lane.good(ticket)
             self.admission.changed()
             self._state.metrics.first_byte(provider.name, self._clock.monotonic() - job.started)
 
-        answer = await job.relay.ask(provider, ask)
         try:
-            self._state.heard(post, answer.headers)
+            answer = await job.relay.ask(provider, ask)
+        except Failure:
+            raise
+        except Exception as error:
+            raise _fault(provider.name, error) from error
+        try:
+            self._state.heard(self._state.posts[provider.name], ask.model, answer.headers)
             await job.relay.take(answer, provider, tally, good)
             if ask.path == MESSAGES:
                 self._loops.whole(job.session, provider.name)
+        except (Failure, ConnectionError):
+            raise
+        except Exception as error:
+            raise _fault(provider.name, error) from error
         finally:
             if tally.message or tally.input_tokens:
                 self._meter(job, choice, tally, answer.model or ask.model)
@@ -190,7 +201,7 @@ class Exchange:
         signal = _signal(failure, now)
         self._state.metrics.failed(provider.name, failure.cause.value, signal.trouble.value)
         if job.ask.path == MESSAGES or signal.trouble is Trouble.GONE:  # counting tokens has limits of its own
-            self._post(choice).lane.bad(ticket, signal.trouble, now, until=signal.until, chance=random.random())  # noqa: S311 - jitter
+            self._close(provider.name, ticket, failure, signal, now)
         job.failures.append((provider.name, failure, signal))
         if job.relay.committed:
             if job.relay.tools:
@@ -213,7 +224,9 @@ class Exchange:
     async def _give_up(self, job: _Job, reply: Reply) -> tuple[str, int]:
         now = self._clock.now()
         if job.failures:
-            name, failure, signal = next((row for row in job.failures if row[1].cause is Cause.STATUS), job.failures[0])
+            # The failure of whom was wanted most says more than those of the stand-ins, and its latest word is the truest.
+            first = next((row for row in job.failures if row[1].cause is Cause.STATUS), job.failures[0])
+            name, failure, signal = [row for row in job.failures if (row[0], row[1].cause) == (first[0], first[1].cause)][-1]
             await job.relay.fail(failure, _final(name, failure, signal, now))
             return name, failure.status or 502
         names = [choice.provider.name for choice in job.choices]
@@ -221,9 +234,8 @@ class Exchange:
             message = f"{' and '.join(names)} kept breaking off after tool calls in this session; the gateway stopped the loop. Try again in some minutes."
             refusal = Refusal(529, message, retry=False)
         else:
-            waits = [
-                (opens - now, post.lane.why) for name in names if (opens := (post := self._state.posts[name]).lane.opens(now)) is not None
-            ]
+            lanes = [self._lane(choice, job.ask.model) for choice in job.choices]
+            waits = [(opens - now, lane.why) for lane in lanes if (opens := lane.opens(now)) is not None]
             wait, why = min(waits, default=(5.0, ""))
             status = 429 if why in {Trouble.LIMITED.value, ""} else 529
             message = f"No model can answer now: {', '.join(names)} {'is' if len(names) == 1 else 'are'} {why or 'busy'}. Capacity is expected in {round(wait)} s."
@@ -253,8 +265,19 @@ class Exchange:
             job.visit.purse.used += record.usage
             self._record(record)
 
-    def _post(self, choice: Choice) -> Post:
-        return self._state.posts[choice.provider.name]
+    def _close(self, name: str, ticket: Ticket, failure: Failure, signal: Signal, now: float) -> None:
+        ticket.lane.bad(ticket, signal.trouble, now, until=signal.until, chance=random.random())  # noqa: S311 - jitter
+        if signal.trouble is Trouble.GONE or concerns_all(failure.headers):
+            self._state.posts[name].shut(ticket.lane.closed_until, signal.trouble, now)
+
+    def _lane(self, choice: Choice, model: str) -> Lane:
+        return self._state.posts[choice.provider.name].lane(choice.model or model)
+
+
+def _fault(name: str, error: Exception) -> Failure:
+    """Return the failure that a fault in a provider's own code is to everybody else; the loop's owner hears of the fault."""
+    asyncio.get_running_loop().call_exception_handler({"message": f"the provider {name} is at fault", "exception": error})
+    return Failure(Cause.MALFORMED, f"{name} failed: {type(error).__name__}.")
 
 
 def _signal(failure: Failure, now: float) -> Signal:
@@ -274,7 +297,7 @@ def _final(name: str, failure: Failure, signal: Signal, now: float) -> Mapping[s
     whose = {"x-claudecluster-provider": name}
     if signal.trouble is Trouble.DENIED and failure.status == 401:
         return whose | {"x-should-retry": "false"}  # the key is ours: the client's ten tries would change nothing
-    if signal.trouble is Trouble.LIMITED and signal.until is not None and "retry-after" not in failure.headers:
-        wait = max(1.0, signal.until - now)
+    if signal.trouble is Trouble.LIMITED and signal.until is not None:
+        wait = max(1.0, signal.until - now)  # it may have waited with us for a while
         return whose | {"retry-after": str(round(wait))} | ({"x-should-retry": "false"} if wait > CLI_WAITS else {})
     return whose

@@ -52,7 +52,7 @@ class Relay:
 
     async def take(self, answer: Answer, provider: Provider, tally: Tally, good: Callable[[], None]) -> None:
         """Relay a whole answer; `good` is called as soon as it proves to be one. Raises Failure where it is none or breaks off."""
-        if answer.status >= 400 or answer.status < 200:
+        if not 200 <= answer.status < 300:
             raise await _refused(answer)
         if self._ask.stream:
             await self._stream(answer, provider, tally, good)

@@ -28,7 +28,7 @@ OURS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # what aioht
 class AnthropicConfig:
     """Where Anthropic is and what opens it: a `key`, or an `auth_token` sent as bearer, or both.
 
-    Seconds; `silence` is the longest gap between two pieces of an answer.
+    Seconds; `silence` is the longest gap before or in a streamed answer (Anthropic sends pings), `whole` the longest wait for one that is not.
     """
 
     base_url: str = DEFAULT_URL
@@ -37,7 +37,8 @@ class AnthropicConfig:
     name: str = "anthropic"
     proxy: str = ""
     connect: float = 10.0
-    silence: float = 600.0
+    silence: float = 150.0
+    whole: float = 600.0
 
 
 class Anthropic:
@@ -50,7 +51,8 @@ class Anthropic:
         self._config = config
         self._base = config.base_url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
-        self._flying = 0
+        self._patience = aiohttp.ClientTimeout(total=None, sock_connect=config.connect, sock_read=config.silence)
+        self._long_patience = aiohttp.ClientTimeout(total=None, sock_connect=config.connect, sock_read=config.whole)
 
     async def configured(self) -> bool:
         """Whether there is anything to send requests with: a key, or an address of the user's own that may want none. Raises Unavailable."""
@@ -78,6 +80,7 @@ class Anthropic:
                 proxy=self._config.proxy or None,
                 allow_redirects=False,
                 skip_auto_headers=OURS,
+                timeout=self._patience if ask.stream else self._long_patience,
             )
         except TimeoutError as error:
             raise Failure(Cause.SILENT, f"{self.name} did not answer in time.") from error
@@ -89,6 +92,8 @@ class Anthropic:
 
     def classify(self, failure: Failure) -> Verdict:
         """Say what should be done after one of its failures."""
+        if failure.cause is Cause.SILENT:
+            return Verdict.NEXT  # to be silent twice would outlast any client
         if failure.cause is not Cause.STATUS and failure.cause is not Cause.ERROR_EVENT:
             return Verdict.RETRY
         if failure.status == 429 or failure.type in {"rate_limit_error", "overloaded_error"} or failure.status >= 500:
@@ -133,9 +138,8 @@ class Anthropic:
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect, sock_read=self._config.silence)
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._session
 
 
