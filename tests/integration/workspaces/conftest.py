@@ -1,100 +1,43 @@
-"""What the tests of hubs and workspaces share: hubs, and the simplest back end that shows an overlay."""
+"""What the tests of hubs and workspaces share: hubs over the default back end, and over plain folders."""
 
 import json
 import os
-import shlex
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from claudecluster.model.errors import NotFound, SandboxLost, Unavailable
+from claudecluster.model.errors import SandboxLost, Unavailable
 from claudecluster.model.place import Command, Exit, SandboxSpec, Stream
 from claudecluster.model.tree import Wanted, Workspace
-from claudecluster.ports.sandbox import Process, SandboxProvider
+from claudecluster.ports.sandbox import SandboxProvider
 from claudecluster.sandboxes.process import ProcessSandboxes
 from claudecluster.testing.places import OpenPlace
 from claudecluster.workspaces import signing
 from claudecluster.workspaces.disk import Owner
 from claudecluster.workspaces.repositories import GitRepositories, LocalHub
 
-ROOT = os.geteuid() == 0
 PATH = "/usr/local/bin:/usr/bin:/bin"
-
-
-def mounting(spec: SandboxSpec) -> str:
-    """Return a script that builds the sandbox's view: everything is mounted aside first, since the tree may appear over what it is made of."""
-    lines = ["set -e", "mount -t tmpfs none /run", "umask 022"]
-    last = []
-    shown = [(f"lowerdir={':'.join(map(str, layer.lower))},upperdir={layer.upper},workdir={layer.work}", layer.at) for layer in spec.layers]
-    for number, (options, at) in enumerate(shown):
-        lines += [f"mkdir /run/.{number}", f"mount -t overlay -o {shlex.quote(options)} overlay /run/.{number}"]
-        last += [f"mkdir -p {shlex.quote(at)}", f"mount --bind /run/.{number} {shlex.quote(at)}"]
-    for number, bind in enumerate(spec.binds, start=len(shown)):
-        lines += [f"mkdir /run/.{number}", f"mount --bind {shlex.quote(str(bind.source))} /run/.{number}"]
-        last += [f"mkdir -p {shlex.quote(bind.at)}", f"mount --bind /run/.{number} {shlex.quote(bind.at)}"]
-        last += [] if bind.writable else [f"mount -o remount,ro,bind {shlex.quote(bind.at)}"]
-    lines += ["mount -t tmpfs none /tmp", "chmod 1777 /tmp", "mount -t tmpfs none /home", *last, 'cd "$1"', "shift"]
-    return "\n".join(lines)
-
-
-@dataclass
-class Overlaid:
-    """A sandbox made of mounts in a private namespace for each command."""
-
-    spec: SandboxSpec
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    @property
-    def work(self) -> str:
-        return self.spec.work
-
-    @property
-    def socket(self) -> str:
-        return ""
-
-    def start(self, command: Command) -> AbstractAsyncContextManager[Process]:
-        return self._start(command)
-
-    @asynccontextmanager
-    async def _start(self, command: Command) -> AsyncIterator[Process]:
-        script = f'{mounting(self.spec)}\nexec "$@"'
-        argv = ("unshare", "-m", "sh", "-c", script, "sh", f"{self.spec.work}/{command.cwd}", *command.argv)
-        place = OpenPlace(Path("/"), env={"PATH": PATH, "HOME": self.spec.home, **self.spec.env})
-        async with place.start(replace(command, argv=argv, cwd=".")) as process:
-            yield process
-
-    async def read(self, path: str) -> bytes:
-        raise NotFound(path)
-
-    async def write(self, path: str, data: bytes) -> None:
-        raise NotFound(path)
 
 
 @dataclass
 class Places:
-    """A provider: overlays in mount namespaces, or plain folders."""
+    """A provider of plain folders."""
 
-    overlays: bool
     kind: str = "test"
+    overlays: bool = False
     made: dict[str, SandboxSpec] = field(default_factory=dict)
 
     async def check(self) -> None:
         """Nothing to check."""
 
-    async def create(self, spec: SandboxSpec) -> Overlaid | OpenPlace:
+    async def create(self, spec: SandboxSpec) -> OpenPlace:
         self.made[spec.name] = spec
-        if self.overlays:
-            return Overlaid(spec)
         return OpenPlace(Path(spec.work), env={"PATH": PATH, "HOME": spec.home, **spec.env}, name=spec.name)
 
-    async def attach(self, name: str) -> Overlaid | OpenPlace:
+    async def attach(self, name: str) -> OpenPlace:
         if name not in self.made:
             raise SandboxLost(name)
         return await self.create(self.made[name])
@@ -147,31 +90,27 @@ class Lab:
         return workspace, ran
 
 
-KINDS = ["process", pytest.param("overlay", marks=pytest.mark.root), "plain"]
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["process", "plain"])
 async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lab]:
-    """Return a lab with each kind of workspace in turn: the default back end (as root, for another user), overlays as ourselves, plain folders."""
+    """Return a lab with each kind of workspace in turn: overlays in the default back end (as root, for another user), and plain folders."""
     state = tmp_path / "claudecluster"
-    if request.param == "process":
-        provider = ProcessSandboxes(state / "sandboxes", PATH)
-        try:
-            await provider.check()
-        except Unavailable as error:
-            pytest.skip(str(error))
+    if request.param == "plain":
+        yield build(state, Places())
+        return
+    provider = ProcessSandboxes(state / "sandboxes", PATH)
+    try:
+        await provider.check()
         yield build(state, provider, provider.owner)
+    except Unavailable as error:
+        pytest.skip(f"{error.message} ({error.hint})")
+    finally:
         provider.close()
-    elif request.param == "overlay" and not ROOT:
-        pytest.skip("mounting an overlay by hand needs root")
-    else:
-        yield build(state, Places(request.param == "overlay"))
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Lab:
     """Return a lab for tests that look at no workspace."""
-    return build(tmp_path / "claudecluster", Places(overlays=False))
+    return build(tmp_path / "claudecluster", Places())
 
 
 def build(state: Path, provider: SandboxProvider, owner: Owner = None) -> Lab:
