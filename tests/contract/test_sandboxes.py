@@ -10,7 +10,8 @@ import pytest
 from claudecluster.model.errors import Unavailable
 from claudecluster.sandboxes.none import NoSandboxes
 from claudecluster.sandboxes.process import ProcessSandboxes
-from claudecluster.testing.contracts.sandbox import Ground, SandboxContract, local_spec
+from claudecluster.testing.contracts.ground import Ground, local_spec
+from claudecluster.testing.contracts.sandbox import SandboxContract
 
 
 @pytest.fixture(scope="module")

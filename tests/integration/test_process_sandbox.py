@@ -19,7 +19,7 @@ from claudecluster.kit import processes
 from claudecluster.model.errors import Refused, Unavailable
 from claudecluster.model.place import SOCKET, Bind, Command, Limits, SandboxSpec
 from claudecluster.sandboxes.process import ProcessSandboxes
-from claudecluster.testing.contracts.sandbox import Done, local_spec, run
+from claudecluster.testing.contracts.ground import Done, local_spec, run
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from pathlib import Path
 from claudecluster.model.errors import ClusterError
 from claudecluster.model.place import Command, Limits
 from claudecluster.sandboxes.process import ProcessSandboxes
-from claudecluster.testing.contracts.sandbox import HEART, lively, local_spec, run, still
+from claudecluster.testing.contracts.ground import HEART, lively, local_spec, run, still
 
 async def main():
     folder = Path(sys.argv[1])

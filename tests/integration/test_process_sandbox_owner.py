@@ -16,7 +16,7 @@ from claudecluster.model.errors import SandboxLost, Unavailable
 from claudecluster.model.place import Command
 from claudecluster.sandboxes.none import NoSandboxes
 from claudecluster.sandboxes.process import ProcessSandboxes
-from claudecluster.testing.contracts.sandbox import HEART, lively, local_spec, run, still
+from claudecluster.testing.contracts.ground import HEART, lively, local_spec, run, still
 
 SOURCE = Path(__file__).parents[2] / "src"
 PATIENCE = 60.0
@@ -28,7 +28,7 @@ from pathlib import Path
 from claudecluster.model.place import Command
 from claudecluster.sandboxes.none import NoSandboxes
 from claudecluster.sandboxes.process import ProcessSandboxes
-from claudecluster.testing.contracts.sandbox import local_spec
+from claudecluster.testing.contracts.ground import local_spec
 
 async def work(provider, number):
     place = await provider.create(local_spec(provider, Path(sys.argv[2]), f"run/task/{{number}}"))

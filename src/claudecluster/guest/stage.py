@@ -54,10 +54,7 @@ def build(parts: Sequence[Mapping[str, Any]], order: Mapping[str, Any], owner: t
         os.close(_spot(folder, folder=True, owner=owner))
     for name, target in order["links"].items():
         os.symlink(target, STAGE + name)
-    # before anything is shown below it: a workspace or a home may well lie under /tmp
-    scratch = f"{STAGE}/tmp"  # noqa: S108 - the guest's own
-    linux.mount("tmpfs", scratch, "tmpfs", options=f"mode=1777,size={order.get('tmp_size', 1 << 30)}")
-    linux.harden(scratch, readonly=False)
+    # before anything is shown below them: a workspace or a home may well lie under /tmp
     for folder in order["temporary"]:
         linux.mount("tmpfs", STAGE + folder, "tmpfs", options=f"mode=1777,size={order['tmp_size']},uid={owner[0]},gid={owner[1]}")
         linux.harden(STAGE + folder, readonly=False)

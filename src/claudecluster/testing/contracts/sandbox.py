@@ -13,69 +13,11 @@ there. Needs pytest-asyncio in auto mode.
 import asyncio
 import contextlib
 import os
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from claudecluster.model.errors import ClusterError, NotFound, Refused, SandboxLost, Unavailable
-from claudecluster.model.place import Bind, Command, Exit, Layer, SandboxSpec, Stream
-from claudecluster.ports.sandbox import Process, Sandbox, SandboxProvider
-
-PATIENCE = 60.0  # seconds; a loaded machine is no broken sandbox
-NAME = "run-1/task/1"
-# a heart that beats in the background, out of reach of a process group's or session's end
-HEART = "setsid sh -c '(while :; do date +%s%N > beat; sleep 0.02; done) & ' >/dev/null 2>&1 </dev/null &"
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """A provider, and how to describe a sandbox to it."""
-
-    provider: SandboxProvider
-    spec: Callable[[str], SandboxSpec]
-
-    async def make(self, name: str = NAME) -> Sandbox:
-        """Make a sandbox."""
-        return await self.provider.create(self.spec(name))
-
-
-def local_spec(provider: SandboxProvider, folder: Path, name: str) -> SandboxSpec:
-    """Describe a sandbox whose folders lie below `folder` on this machine, layered where the provider can."""
-    base = folder / name.replace("/", "-")
-    owner = getattr(provider, "owner", None)
-    for part in ("lower", "upper", "scratch", "home"):
-        (base / part).mkdir(parents=True, exist_ok=True)
-        if owner:
-            os.chown(base / part, *owner)
-    home = Bind(base / "home", "/home/agent", writable=True)
-    if not provider.overlays:
-        return SandboxSpec(name, "/repo", "/home/agent", binds=(Bind(base / "upper", "/repo", writable=True), home))
-    layer = Layer((base / "lower",), base / "upper", base / "scratch", "/repo")
-    return SandboxSpec(name, "/repo", "/home/agent", layers=(layer,), binds=(home,))
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How a command ended and what it said."""
-
-    exit: Exit
-    out: list[bytes]
-    err: list[bytes]
-
-
-async def run(place: Sandbox, *argv: str, cwd: str = ".", env: Mapping[str, str] | None = None, timeout: float | None = None) -> Done:
-    """Run a command to its end."""
-    command = Command(argv, env=env or {}, cwd=cwd, timeout=timeout)
-    async with asyncio.timeout(PATIENCE), place.start(command) as process:
-        return await _collected(process)
-
-
-async def _collected(process: Process) -> Done:
-    said: dict[Stream, list[bytes]] = {Stream.OUT: [], Stream.ERR: []}
-    async for line in process.lines():
-        said[line.stream].append(line.data)
-    return Done(await process.wait(), said[Stream.OUT], said[Stream.ERR])
+from claudecluster.model.errors import NotFound, Refused, SandboxLost, Unavailable
+from claudecluster.model.place import Bind, Command, Exit
+from claudecluster.testing.contracts.ground import HEART, NAME, PATIENCE, Done, Ground, collected, lively, raises, run, still
 
 
 class CommandContract:
@@ -96,7 +38,7 @@ class CommandContract:
         """Also more than a pipe holds, until end of file."""
         place = await ground.make()
         async with asyncio.timeout(PATIENCE), place.start(Command(("cat",), stdin=True)) as process:
-            reading = asyncio.ensure_future(_collected(process))
+            reading = asyncio.ensure_future(collected(process))
             for _ in range(20):
                 await process.send(b"y" * 99_999 + b"\n")
             await process.close_stdin()
@@ -395,32 +337,3 @@ class LifeContract:
 
 class SandboxContract(CommandContract, FileContract, LifeContract):
     """The promises of `ports/sandbox.py`."""
-
-
-async def raises(expected: type[ClusterError], asked: Awaitable[object]) -> None:
-    """Assert that it raises this."""
-    try:
-        found = await asked
-    except expected:
-        return
-    raise AssertionError(f"{expected.__name__} was expected, not {found!r}")
-
-
-async def lively(place: Sandbox) -> None:
-    """Wait until the heart beats."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if await place.read("beat"):
-                return
-        except NotFound:
-            await asyncio.sleep(0.01)
-        assert time.monotonic() < end, "the heart never beat"
-
-
-async def still(place: Sandbox) -> None:
-    """Assert that the heart has stopped: ten beats' time without one."""
-    beat = await place.read("beat")
-    for _ in range(10):
-        await asyncio.sleep(0.02)
-        assert await place.read("beat") == beat, "something lives on"
