@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import cast
 
 from claudecluster.assembly import plugins
+from claudecluster.assembly.access import gateway_config
 from claudecluster.assembly.settings import Settings, environment
 from claudecluster.engine.cluster import Cluster
 from claudecluster.engine.parts import Parts
-from claudecluster.gateway.gateway import GatewayConfig, LocalGateway
-from claudecluster.gateway.upstream.anthropic import AnthropicConfig
-from claudecluster.gateway.upstream.keys import fixed
+from claudecluster.gateway.gateway import LocalGateway
 from claudecluster.kit.clock import Clock, SystemClock
 from claudecluster.ports.agent import Agent
 from claudecluster.ports.check import Check
@@ -32,10 +31,9 @@ async def opened(
     settings: Settings, store: SqlStore, *, sandbox: str, record: Path | None = None, replay: Path | None = None
 ) -> AsyncIterator[Cluster]:
     """Yield a Cluster on an open store. Raises Refused for an unknown sandbox, Unavailable."""
-    del record, replay
     clock = SystemClock()
     provider = sandboxes(settings, sandbox, claude_folder(), clock)
-    gateway = LocalGateway(gateway_config(settings, clock), store.meter)
+    gateway = LocalGateway(gateway_config(settings, clock, record=record, replay=replay), store.meter)
     parts = Parts(
         store=store,
         roster=store.roster,
@@ -74,16 +72,6 @@ def repositories(settings: Settings, provider: SandboxProvider, clock: Clock) ->
     """Return the hubs below the state folder."""
     owner = getattr(provider, "owner", None)
     return GitRepositories(settings.home, provider, signing.load(settings.home / "keys"), env=environment(), owner=owner, clock=clock)
-
-
-def gateway_config(settings: Settings, clock: Clock) -> GatewayConfig:
-    """Return the gateway's configuration."""
-    key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else ""
-    return GatewayConfig(
-        sockets=settings.home / "sockets",
-        anthropic=AnthropicConfig(base_url=settings.anthropic_base_url, key=fixed(key)),
-        clock=clock,
-    )
 
 
 def engine_url(settings: Settings) -> str:
