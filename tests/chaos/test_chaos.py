@@ -284,6 +284,7 @@ def nothing_is_left(world: World) -> None:
     sockets = [path for path in world.state.rglob("*") if path.is_socket() or path.is_fifo()]
     world.expect(not sockets, f"sockets are left: {sockets}")
     litter = [path for name in ("workspaces", "homes", "scratch") for folder in world.state.rglob(name) for path in folder.iterdir()]
+    litter += list(world.state.glob("sandboxes/*/@*"))
     world.expect(not litter, f"folders are left: {litter}")
     run = world.run()
     groups = [path for root in Path("/sys/fs/cgroup").glob("*") for path in root.rglob(f"*{run}*")]
