@@ -3,7 +3,7 @@
 Strict on purpose: a `timeout: yes` is a mistake, not 1 second. Values that need the whole graph are checked in `claudecluster.graph`.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -76,6 +76,10 @@ class TaskEntry(Strict):
     timeout: Seconds | None = Field(None, description="seconds one attempt may take; 1800 unless given")
     max_attempts: int | None = Field(None, ge=1, le=100, description="3 unless given")
     env: dict[Variable, Value] = Field(default_factory=dict, description="environment variables for the agent")
+    privacy: Literal["any", "local"] = Field("any", description="`local`: no model request leaves your own machines")
+    fallback: Literal["auto", "never"] = Field("auto", description="`never`: refuse answers of a lesser model, wait instead")
+    budget_usd: float | None = Field(None, gt=0, allow_inf_nan=False, description="USD that all its attempts may cost together")
+    budget_tokens: int | None = Field(None, gt=0, description="tokens that all its attempts may use together")
 
 
 class TaskFile(Strict):

@@ -163,6 +163,10 @@ def _task(document: Document, position: int, entry: TaskEntry, wishes: Wishes) -
         files=tuple(entry.files),
         gates=tuple(_gate(gate) for gate in entry.gates),
         env=dict(entry.env),
+        privacy=entry.privacy,
+        fallback=entry.fallback,
+        budget_usd=entry.budget_usd,
+        budget_tokens=entry.budget_tokens,
         **_defaults(wishes, {"model": entry.model, "timeout": entry.timeout, "max_attempts": entry.max_attempts}),
     )
 

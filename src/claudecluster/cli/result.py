@@ -111,6 +111,7 @@ class Outcome:
             "landed": task.landed,
             "gates": [{"name": gate.name, "exit_code": gate.exit_code, "duration_s": round(gate.duration, 3)} for gate in task.gates],
             "model": task.model,
+            "session": task.session,
             "cost_usd": float(round(task.usage.cost_usd, 6)),
             "usage": usage_json(task.usage),
             "duration_s": self._duration(task.started, task.ended),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class Priority(StrEnum):
@@ -39,7 +40,11 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One piece of work for one agent. `prompt` is for a model, `run` for agent `command`."""
+    """One piece of work for one agent. `prompt` is for a model, `run` for agent `command`.
+
+    `privacy` "local" keeps every model request on the user's own machines; `fallback` "never" refuses answers of a lesser model.
+    Budgets are for all its attempts together; None is unlimited.
+    """
 
     id: str
     prompt: str = ""
@@ -54,6 +59,10 @@ class Task:
     timeout: float = 1800.0
     max_attempts: int = 3
     env: Mapping[str, str] = field(default_factory=dict)
+    privacy: Literal["any", "local"] = "any"
+    fallback: Literal["auto", "never"] = "auto"
+    budget_usd: float | None = None
+    budget_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from claudecluster.engine.parts import Parts
 from claudecluster.engine.steps.gates import Gates, Site, sandbox_spec
 from claudecluster.engine.steps.journal import journal
 from claudecluster.engine.steps.scene import Scene, Scenes
+from claudecluster.limits.summary import tokens
 from claudecluster.model import ids
 from claudecluster.model.errors import ClusterError, Refused, Unavailable
 from claudecluster.model.event import Change
@@ -125,14 +126,21 @@ class Attempts:
         if not getattr(agent, "needs_model", True):
             return None
         task = scene.task(errand.task)
-        left = scene.order.budget_usd
-        if left is not None:
-            left -= (await self._parts.store.usage(errand.run)).cost_usd
-            if left <= 0:
-                raise Unavailable(
-                    f"the run's budget of {scene.order.budget_usd} USD is used up", hint="run the rest with a larger --budget-usd"
-                )
-        visitor = Visitor(errand.run, task.id, errand.attempt, errand.model or task.model, task.category.value, budget_usd=left)
+        run_left = _left(scene.order.budget_usd, (await self._parts.store.usage(errand.run)).cost_usd, f"run {errand.run}", "--budget-usd")
+        used = (await self._parts.store.task(errand.run, task.id)).usage
+        task_left = _left(task.budget_usd, used.cost_usd, f"task {task.id}", "budget_usd")
+        tokens_left = _left(task.budget_tokens, tokens(used), f"task {task.id}", "budget_tokens")
+        visitor = Visitor(
+            errand.run,
+            task.id,
+            errand.attempt,
+            errand.model or task.model,
+            task.category.value,
+            privacy=task.privacy,
+            fallback=task.fallback,
+            budget_usd=min((left for left in (run_left, task_left) if left is not None), default=None),
+            budget_tokens=None if tokens_left is None else int(tokens_left),
+        )
         door = await self._parts.gateway.open(name, visitor)
         stack.push_async_callback(self._parts.gateway.close, name)
         return door
@@ -181,6 +189,15 @@ class Attempts:
         await self._parts.store.change(
             Change(errand.run, "attempt.decided", errand.task, errand.attempt, set=state, data=data, key=key, unless_over=True)
         )
+
+
+def _left(budget: float | None, used: float, whose: str, where: str) -> float | None:
+    """Return what is left of a budget. Raises Refused if nothing is."""
+    if budget is None:
+        return None
+    if used >= budget:
+        raise Refused(f"the budget of {whose} is used up: {used:g} of {budget:g}", hint=f"run it again with a larger {where}")
+    return budget - used
 
 
 def session_of(errand: Errand) -> str:

@@ -11,7 +11,7 @@ from claudecluster.engine.steps.attempt import REVERT, workspace_name
 from claudecluster.engine.steps.scene import Scene, Scenes
 from claudecluster.engine.steps.setup import SetUp
 from claudecluster.graph import order as graph
-from claudecluster.model.errors import ClusterError, Conflict
+from claudecluster.model.errors import ClusterError
 from claudecluster.model.event import Change
 from claudecluster.model.run import RunState, TaskRecord, TaskState
 from claudecluster.model.task import Task
@@ -77,7 +77,7 @@ class Progress:
             return None
         task = scene.task(task_id)
         base = await scene.hub.head(scene.head)
-        return pack(ERRAND, Errand(run, task_id, 1, 1, task.prompt or task.run, base))
+        return pack(ERRAND, Errand(run, task_id, 1, 1, _text(task, scene.order.plan.goal), base))
 
     async def again(self, data: Data, text: str, model: str) -> Data:
         """Return the errand after a retry: in place for an agent that continues, from the start for one that cannot."""
@@ -148,19 +148,17 @@ class Progress:
         await scene.hub.discard_home(workspace_name(run, task))
 
     async def finish(self, run: str, problem: str) -> bool:
-        """Publish what landed and end the run. False: the branch is in the way, and a person has to decide."""
+        """Publish what landed and end the run. False: it cannot be pushed, and a person has to see why."""
         parts = self._parts
         if problem:
             await self._give_up(run, problem)
         else:
             try:
                 await self._publish(await self._scenes.of(run))
-            except Conflict as error:
-                why = f"{error.message}; {error.hint}" if error.hint else error.message
+            except ClusterError as error:
+                why = f"the result is not on branch yet: {error.message}" + (f"; {error.hint}" if error.hint else "")
                 await parts.store.change(Change(run, "run.waiting", set={"state": RunState.WAITING, "error": why}, data={"why": why}))
                 return False
-            except ClusterError as error:
-                problem = f"{error.message}; {error.hint}" if error.hint else error.message
         await self._sweep(run)
         tasks = await parts.store.tasks(run)
         record = await parts.store.run(run)
@@ -195,3 +193,10 @@ class Progress:
             return
         await scene.hub.publish(scene.head, scene.record.branch)
         await self._parts.store.change(Change(scene.run, "run.published", set={"published": head, "head": head}, key=f"published/{head}"))
+
+
+def _text(task: Task, goal: str) -> str:
+    """Return what the agent is told first: its own task, and what that is a part of."""
+    if not task.prompt or not goal or goal == task.prompt or task.agent == REVERT:
+        return task.prompt or task.run
+    return f"{task.prompt}\n\nThis is one task of several towards a larger goal; do only this one. The goal: {goal}"
