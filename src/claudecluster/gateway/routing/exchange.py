@@ -232,7 +232,7 @@ class Exchange:
         names = [choice.provider.name for choice in job.choices]
         if all(self._loops.broken(job.session, name, now) for name in names):
             message = f"{' and '.join(names)} kept breaking off after tool calls in this session; the gateway stopped the loop. Try again in some minutes."
-            refusal = Refusal(529, message, retry=False)
+            refusal = Refusal(429, message, retry=False, retry_after=self._loops.forgiven_after)  # every CLI gives up at once at such a one
         else:
             lanes = [self._lane(choice, job.ask.model) for choice in job.choices]
             waits = [(opens - now, lane.why) for lane in lanes if (opens := lane.opens(now)) is not None]

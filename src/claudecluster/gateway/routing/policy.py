@@ -81,7 +81,7 @@ class Policy:
             if not present:
                 return Refusal(403, "This task may not leave the machine, and no local model is configured.", retry=False)
         if not present:
-            return Refusal(503, "No model is configured: there is no Anthropic API key and no local model.", retry=False)
+            return Refusal(403, "No model is configured: there is no Anthropic API key and no local model.", retry=False)
         wanted = self._connected(present)
         first = wanted[0]
         if visitor.fallback == "never" or not self._may_stand_in():
