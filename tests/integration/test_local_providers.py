@@ -1,6 +1,8 @@
 """Local providers against a scripted Ollama over real sockets: choice of server, failover, refusals, pings, cancelling."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -489,6 +491,55 @@ async def test_three_servers_carry_a_load_while_one_of_them_dies() -> None:
         assert answers.count("Hello") >= 58
         assert set(answers) <= {"Hello", Cause.CUT.value}
         assert sum(server.count() for server in servers) <= 62  # no storm of retries
+
+
+async def test_a_client_that_leaves_takes_nobody_elses_answer_along() -> None:
+    hold = asyncio.Event()
+    async with provided(server := ScriptedOllama(tags_hold=hold)) as provider:
+        leaving, staying = (asyncio.ensure_future(provider.send(ask())) for _ in range(2))
+        await until(lambda: server.count("/api/tags") == 1)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        hold.set()
+        async with asyncio.timeout(10):
+            assert text(await whole(await staying)) == "ok"
+
+
+async def test_many_faulted_requests_all_end_well_formed_or_as_failures() -> None:
+    dice = random.Random(7)  # the same faults each time
+    faults = [
+        Reply("hello there friend", calls=(LS,)),
+        Reply("hello there friend"),
+        Reply("long enough to be cut", cut_after=1),
+        Reply("x", cut_after=0),
+        Reply(status=500, error="llama runner process has terminated"),
+        Reply("some words", error="an error was encountered"),
+        Reply(calls=(ToolCall("Bash", '{"c'),)),
+        Reply(),
+        Reply("cut", done_reason="length"),
+    ]
+    ends: Counter[str] = Counter()
+
+    async def one(provider: Ollama) -> None:
+        leaves = dice.random() < 0.1
+        try:
+            answer = await provider.send(ask(stream=dice.random() < 0.8))
+            if leaves:
+                await answer.close()
+            data = await whole(answer) if not leaves else b""
+            good = b"message_stop" in data or b'"type":"message"' in data
+            ends["left" if leaves else "good" if good else f"status {answer.status}"] += 1
+        except Failure as failure:
+            ends[failure.cause.value] += 1
+
+    servers = [ScriptedOllama(lambda _: dice.choice(faults), parallel=4) for _ in range(3)]
+    async with asyncio.timeout(60), provided(*servers, slots=4) as provider:
+        for _ in range(12):
+            await asyncio.gather(*(one(provider) for _ in range(20)))
+        assert provider.load() == 0
+    assert sum(ends.values()) == 240
+    assert ends["good"] > 100
+    assert set(ends) <= {"good", "left", "status 500", "cut", "error-event", "status", "unreachable"}
 
 
 async def test_the_choice_can_be_asked_for_without_a_request() -> None:

@@ -70,7 +70,7 @@ def test_the_result_object_has_exactly_the_published_keys() -> None:
                 "cache_creation": {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 50},
             },
             "duration_s": 4.0,
-            "error": "",
+            "error": None,
         }
     ]
     assert made["duration_s"] == 10.5

@@ -23,7 +23,7 @@ class Outcome:
     servers: Sequence[str] | None = None  # who serves it; None where nobody looked
 
     def as_json(self) -> dict[str, Any]:
-        """Return the published object."""
+        """Return the published object. `error` is there only where the run itself has one."""
         run = self.run
         return {
             "run": run.id,
@@ -106,16 +106,15 @@ class Outcome:
             "id": task.id,
             "state": task.state.value,
             "attempts": task.attempts,
-            "decision": task.decision,
-            "commit": task.commit,
+            "decision": task.decision or None,
+            "commit": task.commit or None,
             "landed": task.landed,
             "gates": [{"name": gate.name, "exit_code": gate.exit_code, "duration_s": round(gate.duration, 3)} for gate in task.gates],
-            "model": task.model,
-            "session": task.session,
+            "model": task.model or None,
             "cost_usd": float(round(task.usage.cost_usd, 6)),
             "usage": usage_json(task.usage),
             "duration_s": self._duration(task.started, task.ended),
-            "error": task.error,
+            "error": task.error or None,
         }
 
     def _duration(self, start: float | None, end: float | None) -> float:

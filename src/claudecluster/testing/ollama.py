@@ -52,7 +52,7 @@ class ScriptedOllama:
     """The server. `script` is played one reply a prompt, then `otherwise`; a callable gets the body and decides itself.
 
     `parallel` and `max_queue` are OLLAMA_NUM_PARALLEL and OLLAMA_MAX_QUEUE, `default_context` OLLAMA_CONTEXT_LENGTH.
-    `cancelled` counts prompts whose client went away before the end.
+    `/api/tags` waits for `tags_hold`. `cancelled` counts prompts whose client went away before the end.
     """
 
     script: Script = ()
@@ -64,6 +64,7 @@ class ScriptedOllama:
     host: str = "127.0.0.1"
     port: int = 0
     clock: Clock = field(default_factory=SystemClock)
+    tags_hold: asyncio.Event | None = None
     seen: list[Seen] = field(default_factory=list)
     loaded: dict[str, int] = field(default_factory=dict)
     in_flight: int = 0
@@ -134,6 +135,8 @@ class ScriptedOllama:
 
     async def _tags(self, request: web.Request) -> web.Response:
         self._note(request, {})
+        if self.tags_hold is not None:
+            await self.tags_hold.wait()
         models = [_described(model) | {"capabilities": list(model.capabilities or ())} for model in self.models]
         return web.json_response({"models": models})
 

@@ -18,7 +18,7 @@ from claudecluster.model.place import Bind, Command, SandboxSpec, Stream
 from claudecluster.ports.sandbox import SandboxProvider
 from claudecluster.workspaces import disk
 from claudecluster.workspaces.disk import Shelf
-from claudecluster.workspaces.git import Git, failed, why
+from claudecluster.workspaces.git import Git, failed, reason
 
 HOME = "/home/agent"  # the agent's home as an isolated sandbox shows it
 OBJECTS = "/run/claudecluster-objects"  # where an isolated sandbox sees the user's objects
@@ -122,7 +122,7 @@ class Frozen:
     async def _seen(self, tree: Path) -> disk.Owner:
         """Return the user and group that own the tree's files as a sandbox sees them: it may give its user another number."""
         spec = SandboxSpec(f"look.{tree.name[-12:]}", self.work, HOME, binds=(Bind(tree, self.work),))
-        out = await output(self.provider, spec, Command(("stat", "-c", "%u %g", "."), timeout=60))
+        out, _ = await output(self.provider, spec, Command(("stat", "-c", "%u %g", "."), timeout=60))
         uid, _, gid = out.partition(" ")
         return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
 
@@ -132,7 +132,7 @@ class Frozen:
         done = await self.git.ours(tree / ".git", "read-tree", "--reset", "-u", treeish, env=env)
         if done.code and b"No space" not in done.err:
             raise Refused(
-                f"commit {treeish[:12]} cannot be checked out: {why(done)}", hint="try `git fsck` and a clean clone of the repository"
+                f"commit {treeish[:12]} cannot be checked out: {reason(done)}", hint="try `git fsck` and a clean clone of the repository"
             )
         if done.code:
             raise failed("checkout", done)
@@ -227,19 +227,19 @@ def _drop(path: Path, attribute: str) -> None:
         return  # it had none
 
 
-async def output(provider: SandboxProvider, spec: SandboxSpec, command: Command) -> str:
-    """Run one command in a fresh sandbox and return its last line; nothing if it failed. Raises Unavailable, Refused."""
-    last = b""
+async def output(provider: SandboxProvider, spec: SandboxSpec, command: Command) -> tuple[str, str]:
+    """Run one command in a fresh sandbox; return its last line, or nothing and why if it failed. Raises Unavailable, Refused."""
+    last = {Stream.OUT: b"", Stream.ERR: b""}
     sandbox = await provider.create(spec)
     try:
         async with sandbox.start(command) as process:
             async for line in process.lines():
-                if line.stream is Stream.OUT:
-                    last = line.data
+                last[line.stream] = line.data or last[line.stream]
             ended = await process.wait()
     finally:
         await provider.destroy(spec.name)
-    return "" if ended.code else last.decode(errors="replace").strip()
+    out, error = (last[stream].decode(errors="replace").strip() for stream in (Stream.OUT, Stream.ERR))
+    return ("", error or f"exit {ended.code}") if ended.code else (out, "")
 
 
 def settle(tree: Path, seen: disk.Owner, size: int) -> None:

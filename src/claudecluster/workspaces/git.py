@@ -108,7 +108,7 @@ class Git:
             raise Unavailable(f"git cannot run: {error}") from error
 
 
-def why(done: Completed) -> str:
+def reason(done: Completed) -> str:
     """Return the line that says best why git failed."""
     lines = [line.strip() for line in done.err.decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", " !"))]
@@ -120,4 +120,4 @@ def failed(what: str, done: Completed) -> Unavailable:
     """Return the error for a git command of ours that should have worked."""
     if b"No space left" in done.err or b"Disk quota" in done.err:
         return Unavailable("the disk is full", hint="free some space in the state folder and try again")
-    return Unavailable(f"git {what} failed: {why(done)}")
+    return Unavailable(f"git {what} failed: {reason(done)}")

@@ -20,7 +20,7 @@ from claudecluster.model.tree import Workspace
 from claudecluster.workspaces import disk, objects
 from claudecluster.workspaces.disk import Shelf
 from claudecluster.workspaces.frozen import CONFIG, OBJECTS, SHA256, blur, output
-from claudecluster.workspaces.git import OURS, Git
+from claudecluster.workspaces.git import OURS, Git, reason
 from claudecluster.workspaces.history import History
 from claudecluster.workspaces.trees import Made, Trees, changes
 
@@ -55,13 +55,13 @@ class Harvest:
         if self._untouched(made):
             tree = start
         else:
-            tree = await self._written(made, QUICK)
+            tree, _ = await self._written(made, QUICK)
         found = await self._changes(base, tree)
         if not tree or any(new == GITLINK != old for old, new, _ in found):
-            tree = await self._written(made, THOROUGH)
+            tree, why = await self._written(made, THOROUGH)
             found = await self._changes(base, tree)
-        if not tree:
-            raise Unavailable(f"cannot harvest workspace {made.workspace.name}", hint="check free space in the state folder")
+            if not tree:
+                raise Unavailable(f"cannot harvest workspace {made.workspace.name}: {why}", hint="check free space in the state folder")
         return tree, tuple(path.decode(errors="backslashreplace") for _, _, path in found)
 
     async def _changes(self, base: str, tree: str) -> list[tuple[str, str, bytes]]:
@@ -76,19 +76,19 @@ class Harvest:
         known = {".git", *(name.partition("/")[0] for name in made.shares or {} if "/" not in name)}
         return {entry.name for entry in os.scandir(made.workspace.layers[0].upper)} <= known
 
-    async def _written(self, made: Made, script: str) -> str:
-        """Run git over the tree; return the new tree's id, or nothing if that failed. Raises Unavailable, Refused."""
+    async def _written(self, made: Made, script: str) -> tuple[str, str]:
+        """Run git over the tree; return the new tree's id, or nothing and why if that failed. Raises Unavailable, Refused."""
         private = self.shelf.scratch()
         try:
             with disk.room("harvest"):
                 await asyncio.to_thread(self._prepare, made, private, thorough=script is THOROUGH)
-            out = await (self._inside if made.workspace.layers else self._outside)(made.workspace, private, script)
+            out, why = await (self._inside if made.workspace.layers else self._outside)(made.workspace, private, script)
             if not objects.HEX.fullmatch(out):
-                return ""
+                return "", why or f"git answered {out[:80]!r}"
             with disk.room("harvest"):
                 await asyncio.to_thread(objects.adopt, self.shelf, private / "objects")
             await self._adopt_packs(private / "objects/pack")
-            return out
+            return out, ""
         finally:
             self.shelf.bury(private)
 
@@ -123,7 +123,7 @@ class Harvest:
             if path and not changed:
                 yield b"/" + _escaped(path) + b"\n"
 
-    async def _inside(self, workspace: Workspace, private: Path, script: str) -> str:
+    async def _inside(self, workspace: Workspace, private: Path, script: str) -> tuple[str, str]:
         home = [layer for layer in workspace.layers if layer.at != workspace.home]
         binds = (*(Bind(path, at) for path, at in zip(self.shelf.objects, (OBJECTS, HUB_OBJECTS), strict=True)),)
         spec = SandboxSpec(
@@ -137,10 +137,10 @@ class Harvest:
         env = {**_environment(workspace.work, workspace.home), "GIT_ALTERNATE_OBJECT_DIRECTORIES": f"{OBJECTS}:{HUB_OBJECTS}"}
         return await output(self.trees.frozen.provider, spec, Command(("sh", "-c", script), env=env, timeout=600))
 
-    async def _outside(self, workspace: Workspace, private: Path, script: str) -> str:
+    async def _outside(self, workspace: Workspace, private: Path, script: str) -> tuple[str, str]:
         env = {"PATH": self.git.env.get("PATH", "/usr/bin:/bin"), **_environment(workspace.work, str(private)), **self.shelf.borrow}
         done = await run(("sh", "-c", script), cwd=Path(workspace.work), env=env)
-        return "" if done.code else done.out.decode(errors="replace").strip()
+        return ("", reason(done)) if done.code else (done.out.decode(errors="replace").strip(), "")
 
     async def _adopt_packs(self, folder: Path) -> None:
         """Take files too large for a loose object, which git puts into a pack of their own."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from claudecluster.model.errors import Conflict, Refused, Unavailable
 from claudecluster.workspaces import disk
 from claudecluster.workspaces.disk import Shelf
-from claudecluster.workspaces.git import Git, failed, why
+from claudecluster.workspaces.git import Git, failed, reason
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/:]+@[^/:]+:")
 PASSWORD = re.compile(r"(?<=://)[^/@]*@")
@@ -121,7 +121,7 @@ class Origin:
             done = await self.git.theirs(Path("/"), *clone, "--no-local", "--", self.source.place, str(target))
         if done.code:
             disk.remove(target)
-            raise self._unreachable(done.err, why(done))
+            raise self._unreachable(done.err, reason(done))
         with disk.room("keep a copy of the repository"):
             for hook in (target / "hooks").glob("*"):
                 hook.unlink()
@@ -176,7 +176,7 @@ class Origin:
             known = await self._known(name)
             if known:
                 return known
-            raise self._unreachable(done.err, why(done))
+            raise self._unreachable(done.err, reason(done))
         refs = _refs(done.out)
         for ref in (
             name,
@@ -252,7 +252,7 @@ class Origin:
         else:
             done = await self.git.theirs(self.source.folder, "for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads")
         if done.code:
-            raise self._unreachable(done.err, why(done))
+            raise self._unreachable(done.err, reason(done))
         return {ref.removeprefix("refs/heads/"): oid for ref, oid in _refs(done.out).items()}
 
     async def _checked_out(self) -> set[str]:
@@ -292,7 +292,7 @@ class Origin:
                 f"{PASSWORD.sub('', self.source.place)} does not take branch {branch}: {_rejection(text)}",
                 hint="see what its hooks and settings ask for",
             )
-        raise Unavailable(f"cannot publish to {PASSWORD.sub('', self.source.place)}: {why(done)}")
+        raise Unavailable(f"cannot publish to {PASSWORD.sub('', self.source.place)}: {reason(done)}")
 
 
 def _refs(listing: bytes) -> dict[str, str]:

@@ -145,8 +145,9 @@ class Trees:
                 raise Refused(f"cannot share {name!r}", hint="name a folder inside the repository")
             folder = (self.user / plain).resolve() if self.user else None
             tracked = os.path.lexists(base / plain) or os.path.lexists(upper / plain)
-            if folder and folder.is_dir() and not tracked:
-                found[plain] = (*([changed[plain]] if plain in changed else []), folder)
+            shown = [*([changed[plain]] if plain in changed else []), *([folder] if folder and folder.is_dir() else [])]
+            if shown and not tracked:
+                found[plain] = tuple(shown)
         return found
 
     async def _fill(self, wanted: Wanted, base: Path, draft: Path) -> str:

@@ -88,7 +88,7 @@ class Attempts:
             errand.task,
             errand.attempt,
             set=state,
-            data={"text": errand.text[:500], "base": errand.base},
+            data={"text": errand.text[:500], "base": errand.base, "session": session_of(errand)},
             key=f"{errand.task}/{errand.attempt}/{kind}/{mine}",
             unless_over=True,
         )

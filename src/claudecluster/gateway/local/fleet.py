@@ -117,7 +117,7 @@ class Fleet:
         """Ask every server now and return those that answered."""
         for instance in self.instances:
             instance.models_at = NEVER
-        await asyncio.gather(*(self._refresh_tags(instance) for instance in self.instances))
+        await asyncio.wait([self._once("tags", instance, self._refresh_tags) for instance in self.instances])
         return [instance for instance in self.instances if instance.models_at != NEVER]
 
     async def aclose(self) -> None:
@@ -133,13 +133,14 @@ class Fleet:
         stale = [instance for instance in instances if self._clock.monotonic() - instance.models_at >= TAGS_FOR]
         asked = [self._once("tags", instance, self._refresh_tags) for instance in stale]
         if asked and not known:
-            await asyncio.gather(*asked)
+            await asyncio.wait(asked)  # never `gather`: a client that leaves would cancel the question for all who wait for it
 
     async def _look_closer(self, instances: Sequence[Instance]) -> None:
         """Ask which models are loaded, in the same way."""
         stale = [instance for instance in instances if self._clock.monotonic() - instance.loaded_at >= LOADED_FOR]
         asked = [(self._once("ps", instance, self._refresh_loaded), instance.loaded_at == NEVER) for instance in stale]
-        await asyncio.gather(*(task for task, first in asked if first))
+        if first := [task for task, new in asked if new]:
+            await asyncio.wait(first)
 
     def _once(self, what: str, instance: Instance, ask: Callable[[Instance], Coroutine[None, None, None]]) -> asyncio.Task[None]:
         """Ask in a task of its own, unless it is being asked: a server that hangs must not hold up requests to the others."""

@@ -67,6 +67,10 @@ class Paced:
             async for item in self._source:
                 await self._items.put(item)
                 self._moved.set()
+        except asyncio.CancelledError:
+            if not self._items.full():
+                self._items.put_nowait(None)  # whoever iterates must not wait for a source that was stopped
+            raise
         except Exception as error:  # noqa: BLE001 - handed on to whoever iterates
             end = error
         await self._items.put(end)
