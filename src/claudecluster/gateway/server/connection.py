@@ -133,13 +133,17 @@ class Connection(asyncio.Protocol):
         """Parse what came."""
         if self._closing:
             return
-        self._head_size += len(data)
+        in_head = self._in_head
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._reject(Refusal(400, "This gateway does not switch protocols."))
         except httptools.HttpParserError:
             self._reject(Refusal(400, "The request is not well-formed HTTP/1.1."))
+        if in_head and self._in_head:  # a header without end never reaches `on_header`
+            self._trickled += len(data)
+            if self._trickled > self._bounds.head:
+                self._reject(Refusal(431, "The request's headers are too large."))
 
     def pause_writing(self) -> None:
         """Remember that the client reads more slowly than we write."""
@@ -160,24 +164,25 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Start a request."""
         self._begin()
+        self._in_head = True
         if self._task is None:
             self._deadline(self._bounds.head_seconds)
 
     def on_url(self, url: bytes) -> None:
         """Collect the target."""
         self._url += url
-        self._check_head()
+        self._check_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header."""
         self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
-        self._check_head()
+        self._check_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         """Decide whether to read the body."""
         if self._closing:
             return
-        self._in_body = True
+        self._in_head = False
         head, problem = self._make_head()
         if problem is None and int(head.headers.get("content-length", "0")) > self._bounds.body:
             problem = self._too_large()
@@ -271,10 +276,12 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._head_size = 0
         self._size = 0
-        self._in_body = False
+        self._trickled = 0
+        self._in_head = False
 
-    def _check_head(self) -> None:
-        if self._head_size > self._bounds.head and len(self._url) + sum(len(n) + len(v) for n, v in self._headers) > self._bounds.head:
+    def _check_head(self, more: int) -> None:
+        self._head_size += more
+        if self._head_size > self._bounds.head:
             self._reject(Refusal(431, "The request's headers are too large."))
         elif len(self._headers) > self._bounds.headers:
             self._reject(Refusal(431, "The request has too many headers."))
@@ -328,7 +335,7 @@ class Connection(asyncio.Protocol):
 
     def _late(self) -> None:
         self._timer = None
-        if self._task is None and not self._closing and (self._headers or self._url or self._body or self._in_body):
+        if self._task is None and not self._closing and (self._in_head or self._head is not None):
             self._reject(Refusal(408, "The request did not arrive in time."))
         else:
             self.cut()
