@@ -29,6 +29,7 @@ class _Block:
     ours: int
     json: str = ""
     shown: bool = False
+    deltas: bool = False
 
 
 class Splicer:
@@ -60,6 +61,8 @@ class Splicer:
         except ValueError as error:
             raise Failure(Cause.MALFORMED, f"The stream holds an event that is not JSON: {error}") from None
         kind = event.get("type") or frame.name
+        if kind == "content_block_delta" and self._plain(event):
+            return frame.raw
         if kind == "error":
             raise _error(event, frame.data)
         if kind == "ping":
@@ -124,6 +127,7 @@ class Splicer:
                 self._held += self._shifted(event, frame)
                 return b""
         out = self._flush() + self._shifted(event, frame)
+        block.deltas = True
         self.committed = self.committed or block.kind not in SOFT
         return out
 
@@ -158,6 +162,18 @@ class Splicer:
             raise Failure(Cause.MALFORMED, "The stream goes on with a content block that is not open.")
         return self._block
 
+    def _plain(self, event: dict[str, Any]) -> bool:
+        """Whether an event adds to text that is being shown as it comes: nearly all events do, so it is found out first."""
+        block = self._block
+        return (
+            block is not None
+            and block.deltas
+            and block.kind != "tool_use"
+            and not self._joined
+            and event.get("index") == block.theirs
+            and isinstance(event.get("delta"), dict)
+        )
+
     def _shifted(self, event: dict[str, Any], frame: Frame) -> bytes:
         if not self._joined or self._block is None or self._block.ours == self._block.theirs:
             return frame.raw
@@ -189,11 +205,11 @@ class Splicer:
 
 
 STEPS = {
-    "content_block_start": Splicer._open,  # noqa: SLF001 - a table of its own steps
-    "content_block_delta": Splicer._delta,  # noqa: SLF001
-    "content_block_stop": Splicer._stop,  # noqa: SLF001
-    "message_delta": Splicer._message_delta,  # noqa: SLF001
-    "message_stop": Splicer._message_stop,  # noqa: SLF001
+    "content_block_start": Splicer._open,  # noqa: SLF001 - the class's own table
+    "content_block_delta": Splicer._delta,  # noqa: SLF001 - the class's own table
+    "content_block_stop": Splicer._stop,  # noqa: SLF001 - the class's own table
+    "message_delta": Splicer._message_delta,  # noqa: SLF001 - the class's own table
+    "message_stop": Splicer._message_stop,  # noqa: SLF001 - the class's own table
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+NAMES = {name.encode(): name for name in ("content_block_delta", "content_block_start", "content_block_stop", "ping")}
 END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 
 
@@ -72,7 +73,7 @@ def _quickly(raw: bytes) -> Frame:
     if raw.startswith(b"event: "):
         name, found, data = raw[7:-2].partition(b"\ndata: ")
         if found and b"\n" not in name and b"\n" not in data:
-            return Frame(raw, name.decode("utf-8", "replace"), data)
+            return Frame(raw, NAMES.get(name) or name.decode("utf-8", "replace"), data)
     return parse(raw)
 
 
