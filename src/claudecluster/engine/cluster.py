@@ -43,6 +43,7 @@ class Cluster:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._bench: Bench | None = None
+        self._vigil: Vigil | None = None
 
     async def submit(self, order: Order) -> str:
         """Check everything and write the run down; return its id. Raises Refused or Unavailable, and then nothing was written."""
@@ -60,7 +61,7 @@ class Cluster:
         if self._bench is None:
             scenes = Scenes(self._parts)
             flows = Flows(Attempts(self._parts, scenes), Landings(self._parts, scenes), Progress(self._parts, scenes))
-            vigil = Vigil(self._parts.roster, self._parts.clock, run)
+            vigil = self._watch(run)
             engine = durable.Durable(self._parts.engine_url, vigil.id)
             self._bench = Bench(run, flows, engine, vigil)
             engine.register(flows.named())
@@ -68,6 +69,11 @@ class Cluster:
         if self._bench.run != run:
             raise Conflict(f"this process serves run {self._bench.run}", hint=f"claudecluster resume {run}")
         return self._bench
+
+    def _watch(self, run: str) -> Vigil:
+        if self._vigil is None:
+            self._vigil = Vigil(self._parts.roster, self._parts.clock, run)
+        return self._vigil
 
     async def rollback(self, run: str, task: str = "") -> str:
         """Write down a run that takes back a run's landings, or one task's, and return its id. Raises NotFound, Refused, Conflict."""
@@ -81,10 +87,9 @@ class Cluster:
         """
         record = await self._parts.store.run(run)
         while not record.state.over:
-            bench = await self._warm(run, order_of(record.spec).workers)
-            dead = await bench.vigil.take()
-            if dead is not None:
-                return await self._serve(record, bench, dead)
+            dead = await self._watch(run).take()
+            if dead is not None:  # only now: an engine that is up takes work from the run's queues
+                return await self._serve(record, await self._warm(run, order_of(record.spec).workers), dead)
             await self._parts.clock.sleep(LOOK)
             record = await self._parts.store.run(run)
             if record.state is RunState.WAITING:
