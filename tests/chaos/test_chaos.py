@@ -225,6 +225,39 @@ def test_nothing_is_lost_doubled_or_left_behind(world: World) -> None:
     nothing_is_left(world)
 
 
+@pytest.mark.parametrize("world", [0], indirect=True, ids=["two"])
+def test_a_second_process_watches_and_takes_over_when_the_first_dies(world: World) -> None:
+    first = world.start("run", "--tasks", str(world.folder / "tasks.json"), "--branch", "result", "--workers", "1", "--json")
+    wait_for(world, first, lambda: len(world.query("select 1 from cc_events where kind = 'attempt.decided'")) >= 1)
+    second = begin(world)
+    wait_for(world, first, lambda: len(world.query("select 1 from cc_events where kind = 'attempt.decided'")) >= 6)
+    no_two_attempts_at_once(world)
+    first.kill()
+    first.communicate()
+    world.story.append("killed the first of two")
+    out, _ = second.communicate(timeout=PATIENCE)
+    world.expect(second.returncode == 0, out)
+    everything_landed_once(world, json.loads(out))
+    receipts_verify(world)
+    nothing_is_left(world)
+
+
+def wait_for(world: World, process: subprocess.Popen[str], true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        world.expect(process.poll() is None, "the run ended too early")
+        world.expect(time.monotonic() < end, "it never came true")
+        time.sleep(0.02)
+
+
+def no_two_attempts_at_once(world: World) -> None:
+    """With one worker, whoever else works on the run shows as an attempt that begins before the last one was decided."""
+    kinds = [
+        kind for (kind,) in world.query("select kind from cc_events where kind in ('attempt.started', 'attempt.decided') order by seq")
+    ]
+    world.expect(kinds[::2] == ["attempt.started"] * len(kinds[::2]), f"attempts overlap: {kinds}")
+
+
 def everything_landed_once(world: World, result: Mapping[str, Any]) -> None:
     world.expect(len(world.query("select id from cc_runs")) == 1, "there is more than one run")
     tasks = {task["id"]: task for task in result["tasks"]}
