@@ -14,7 +14,7 @@ import pytest
 
 from claudecluster.gateway.core import GatewayConfig
 from claudecluster.gateway.local.ollama import Ollama, OllamaConfig
-from claudecluster.gateway.server.connection import Bounds
+from claudecluster.gateway.server.intake import Bounds
 from claudecluster.gateway.standalone import Ready, StandaloneConfig, standalone
 from claudecluster.gateway.upstream.anthropic import AnthropicConfig
 from claudecluster.gateway.upstream.keys import fixed
@@ -252,6 +252,11 @@ BAD = {
     ),
     "an upgrade": (
         b"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: test-token\r\nconnection: upgrade\r\nupgrade: h2c\r\ncontent-length: 2\r\n\r\n{}",
+        400,
+        "invalid_request_error",
+    ),
+    "a target that is no URL": (
+        b"POST /v1/messages?\xff\xfe HTTP/1.1\r\nhost: x\r\nx-api-key: test-token\r\ncontent-length: 2\r\n\r\n{}",
         400,
         "invalid_request_error",
     ),

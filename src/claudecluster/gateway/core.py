@@ -18,7 +18,7 @@ from claudecluster.gateway.routing.asks import make_ask
 from claudecluster.gateway.routing.exchange import Exchange, Tuning, Visit
 from claudecluster.gateway.routing.policy import Budgets, Fallback, Policy, Rule
 from claudecluster.gateway.routing.state import State
-from claudecluster.gateway.server.connection import Bounds
+from claudecluster.gateway.server.intake import Bounds
 from claudecluster.gateway.server.message import Head, Refusal, Reply, Request, refuse
 from claudecluster.gateway.stream.sse import Frames
 from claudecluster.gateway.stream.tally import Tally

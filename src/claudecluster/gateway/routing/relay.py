@@ -5,8 +5,8 @@ says what the client has already seen. It chooses nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import orjson
@@ -87,11 +87,12 @@ class Relay:
             raise Failure(Cause.MALFORMED, f"{provider.name} answered a stream with {answer.headers['content-type'][:80]}.")
         frames = Frames()
         proven = False
-        async for piece in self._pieces(answer, provider):
-            await self._feed(frames, piece, answer, provider, tally)
-            if not proven and self._splicer.started:
-                proven = True
-                good()
+        async with aclosing(self._pieces(answer, provider)) as pieces:
+            async for piece in pieces:
+                await self._feed(frames, piece, answer, provider, tally)
+                if not proven and self._splicer.started:
+                    proven = True
+                    good()
         if not self._splicer.finished and (rest := frames.rest().strip()):
             await self._feed(Frames(), rest + b"\n\n", answer, provider, tally)
         if not self._splicer.finished:
@@ -143,7 +144,7 @@ class Relay:
             "x-claudecluster-model": model,
         }
 
-    async def _pieces(self, answer: Answer, provider: Provider) -> AsyncIterator[bytes]:
+    async def _pieces(self, answer: Answer, provider: Provider) -> AsyncGenerator[bytes, None]:
         if provider.kind != "local":
             async for piece in answer.body:
                 yield piece

@@ -1,39 +1,22 @@
-"""One client connection: HTTP/1.1 on llhttp, strict about framing, with deadlines and bounded memory.
+"""One client connection: requests read, answered one after another, with deadlines; a client that goes away cancels its request at once.
 
-`server/listener.py` makes one for each accepted socket. It knows nothing of models: an Application answers.
-A client that goes away cancels its request at once.
+`server/listener.py` makes one for each accepted socket, `server/intake.py` reads for it. It knows nothing of models: an Application answers.
 """
 
 import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
 
-import httptools
-
-from claudecluster.gateway.server.message import Application, Head, Refusal, Request, refuse
+from claudecluster.gateway.server.intake import Bounds, Intake, Phase
+from claudecluster.gateway.server.message import Application, Refusal, Request, refuse
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {529: b"Overloaded"}
 BREAKS = str.maketrans("", "", "\r\n\0")
-
-
-@dataclass(slots=True)
-class Bounds:
-    """What a client may cost. Bytes and seconds; `held` counts body bytes in memory over all connections that share this."""
-
-    body: int = 32 * 1024 * 1024  # Anthropic's own limit for /v1/messages
-    head: int = 64 * 1024
-    headers: int = 128
-    connections: int = 2048
-    all_bodies: int = 1024 * 1024 * 1024
-    head_seconds: float = 15.0
-    body_seconds: float = 120.0
-    idle_seconds: float = 120.0
-    stalled_seconds: float = 600.0
-    held: int = field(default=0)
+AHEAD = 8  # requests a client may send before their turn
+LINGER = 2.0  # seconds: closing with unread bytes would reset the connection under our answer
 
 
 class Stream:
@@ -95,18 +78,14 @@ class Connection(asyncio.Protocol):
         self._bounds = bounds
         self._crowd = crowd
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._intake = Intake(bounds, application.admit, self._take)
+        self._phase: Phase = "idle"
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._held = 0
-        self._head: Head | None = None
         self.paused: asyncio.Future[None] | None = None
-        self._begin()
-
-    # The transport's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a new client, if there is room."""
@@ -122,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._crowd.discard(self)
         self._deadline(None)
-        self._release()
+        self._intake.release()
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -130,20 +109,19 @@ class Connection(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Read what came."""
         if self._closing:
             return
-        in_head = self._in_head
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._reject(Refusal(400, "This gateway does not switch protocols."))
-        except httptools.HttpParserError:
-            self._reject(Refusal(400, "The request is not well-formed HTTP/1.1."))
-        if in_head and self._in_head:  # a header without end never reaches `on_header`
-            self._trickled += len(data)
-            if self._trickled > self._bounds.head:
-                self._reject(Refusal(431, "The request's headers are too large."))
+        refusal = self._intake.feed(data)
+        if refusal is not None:
+            self._reject(refusal)
+            return
+        phase, before = self._intake.phase, self._phase
+        self._phase = phase
+        if self._task is None and phase != before:
+            self._deadline({"idle": None, "head": self._bounds.head_seconds, "body": self._bounds.body_seconds}[phase])
+            if phase == "body" and self._intake.continues:
+                self.put(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def pause_writing(self) -> None:
         """Remember that the client reads more slowly than we write."""
@@ -159,74 +137,6 @@ class Connection(asyncio.Protocol):
             self.paused = None
             self._deadline(None)
 
-    # The parser's side.
-
-    def on_message_begin(self) -> None:
-        """Start a request."""
-        self._begin()
-        self._in_head = True
-        if self._task is None:
-            self._deadline(self._bounds.head_seconds)
-
-    def on_url(self, url: bytes) -> None:
-        """Collect the target."""
-        self._url += url
-        self._check_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header."""
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
-        self._check_head(len(name) + len(value))
-
-    def on_headers_complete(self) -> None:
-        """Decide whether to read the body."""
-        if self._closing:
-            return
-        self._in_head = False
-        head, problem = self._make_head()
-        if problem is None and int(head.headers.get("content-length", "0")) > self._bounds.body:
-            problem = self._too_large()
-        if problem is None:
-            problem = self._application.admit(head)
-        if problem is not None:
-            self._reject(problem)
-            return
-        self._head = head
-        if self._task is None:
-            self._deadline(self._bounds.body_seconds)
-        if head.headers.get("expect", "").lower() == "100-continue" and self._task is None:
-            self.put(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body, within bounds."""
-        if self._closing:
-            return
-        self._held += len(body)
-        self._bounds.held += len(body)
-        self._size += len(body)
-        if self._size > self._bounds.body:
-            self._reject(self._too_large())
-        elif self._bounds.held > self._bounds.all_bodies:
-            self._reject(Refusal(529, "This gateway holds too many large requests at once.", retry_after=1.0))
-        else:
-            self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        """Have the request answered, after those before it."""
-        if self._closing or self._head is None:
-            return
-        self._deadline(None)
-        request = Request(self._head, b"".join(self._body))
-        keep = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
-        self._begin()
-        self._waiting.append((request, keep))
-        if len(self._waiting) > 8:
-            self._reject(Refusal(400, "Too many pipelined requests."))
-        elif self._task is None:
-            self._task = self._loop.create_task(self._work())
-
-    # Our own.
-
     def put(self, data: bytes) -> None:
         """Write to the client, if it is still there."""
         if self._transport is not None and not self._transport.is_closing():
@@ -239,19 +149,28 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         return self._task
 
+    def _take(self, request: Request, keep: bool) -> None:
+        self._waiting.append((request, keep))
+        if len(self._waiting) > AHEAD:
+            self._reject(Refusal(400, "Too many pipelined requests."))
+        elif self._task is None:
+            self._deadline(None)
+            self._task = self._loop.create_task(self._work())
+
     async def _work(self) -> None:
         while self._waiting and not self._closing:
             request, keep = self._waiting.popleft()
             stream = Stream(self, bare=request.head.method == "HEAD", keep=keep)
             whole = await self._answer(request, stream)
-            if not self._waiting:
-                self._release()
+            if not self._waiting and self._intake.phase == "idle":
+                self._intake.release()
             if not whole:
                 self.cut()
             elif not keep:
                 self._hang_up()
         self._task = None
         if not self._closing:
+            self._phase = self._intake.phase
             self._deadline(self._bounds.idle_seconds)
 
     async def _answer(self, request: Request, stream: Stream) -> bool:
@@ -269,42 +188,6 @@ class Connection(asyncio.Protocol):
             return False
         return True
 
-    def _begin(self) -> None:
-        self._url = b""
-        self._headers: list[tuple[str, str]] = []
-        self._body: list[bytes] = []
-        self._head = None
-        self._head_size = 0
-        self._size = 0
-        self._trickled = 0
-        self._in_head = False
-
-    def _check_head(self, more: int) -> None:
-        self._head_size += more
-        if self._head_size > self._bounds.head:
-            self._reject(Refusal(431, "The request's headers are too large."))
-        elif len(self._headers) > self._bounds.headers:
-            self._reject(Refusal(431, "The request has too many headers."))
-
-    def _make_head(self) -> tuple[Head, Refusal | None]:
-        headers: dict[str, str] = {}
-        problem: Refusal | None = None
-        for name, value in self._headers:
-            if name in headers and name in {"content-length", "host", "transfer-encoding", "x-api-key", "authorization"}:
-                problem = Refusal(400, f"The header {name} is given more than once.")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        if "transfer-encoding" in headers and ("content-length" in headers or headers["transfer-encoding"].lower() != "chunked"):
-            problem = Refusal(400, "The request's length is ambiguous.")
-        if "upgrade" in headers:
-            problem = Refusal(400, "This gateway does not switch protocols.")
-        if not headers.get("content-length", "0").isdecimal():
-            problem = Refusal(400, "The content-length is not a number.")
-        path, _, query = self._url.decode("latin-1").partition("?")
-        return Head(self._parser.get_method().decode("latin-1"), path, query, headers), problem
-
-    def _too_large(self) -> Refusal:
-        return Refusal(413, f"The request is larger than {self._bounds.body} bytes.", retry=False)
-
     def _reject(self, refusal: Refusal) -> None:
         """Answer with an error and hang up; what else the client sends is not read."""
         if self._closing:
@@ -314,19 +197,15 @@ class Connection(asyncio.Protocol):
             stream = Stream(self, bare=False, keep=False)
             stream.start(refusal.status, refusal.all_headers().items(), length=len(body))
             with contextlib.suppress(StopIteration):
-                stream.write(body).send(None)  # never waits: nothing else was written to this client
+                stream.end(body).send(None)  # never waits
         self._hang_up()
 
     def _hang_up(self) -> None:
         self._closing = True
-        self._release()
-        self._deadline(2.0)  # closing with unread bytes would reset the connection under our answer
+        self._intake.release()
+        self._deadline(LINGER)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
-
-    def _release(self) -> None:
-        self._bounds.held -= self._held
-        self._held = 0
 
     def _deadline(self, seconds: float | None) -> None:
         if self._timer is not None:
@@ -335,7 +214,7 @@ class Connection(asyncio.Protocol):
 
     def _late(self) -> None:
         self._timer = None
-        if self._task is None and not self._closing and (self._in_head or self._head is not None):
+        if self._task is None and not self._closing and self._intake.phase != "idle":
             self._reject(Refusal(408, "The request did not arrive in time."))
         else:
             self.cut()

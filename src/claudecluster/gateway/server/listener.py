@@ -9,7 +9,8 @@ import socket
 import stat
 from pathlib import Path
 
-from claudecluster.gateway.server.connection import Bounds, Connection
+from claudecluster.gateway.server.connection import Connection
+from claudecluster.gateway.server.intake import Bounds
 from claudecluster.gateway.server.message import Application
 
 

@@ -84,7 +84,10 @@ class Anthropic:
             )
         except TimeoutError as error:
             raise Failure(Cause.SILENT, f"{self.name} did not answer in time.") from error
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, ValueError) as error:
+        except ValueError as error:  # something in the request that cannot be written on the wire: no word about the provider
+            told = error_body(400, f"The request cannot be passed on: {_why(error)}")
+            raise Failure(Cause.STATUS, "unsendable", status=400, type="invalid_request_error", body=told) from error
+        except aiohttp.ClientConnectorError as error:
             raise Failure(Cause.UNREACHABLE, f"{self.name} could not be reached: {_why(error)}") from error
         except (aiohttp.ClientError, OSError) as error:  # a kept connection that the other side had just closed, among others
             raise Failure(Cause.CUT, f"{self.name} broke off before its answer: {_why(error)}") from error
