@@ -117,11 +117,12 @@ class Frozen:
         await self.fill(draft, commit)
         with disk.room("make a base"):
             await asyncio.to_thread(disk.give, draft, self.shelf.owner)
-            await asyncio.to_thread(settle, draft, await self._seen(draft), len(commit) // 2)
+            await asyncio.to_thread(settle, draft, await self._seen(draft, commit), len(commit) // 2)
 
-    async def _seen(self, tree: Path) -> disk.Owner:
+    async def _seen(self, tree: Path, commit: str) -> disk.Owner:
         """Return the user and group that own the tree's files as a sandbox sees them: it may give its user another number."""
-        spec = SandboxSpec(f"look.{tree.name[-12:]}", self.work, HOME, binds=(Bind(tree, self.work),))
+        # always the same name: whoever makes this base after a crash takes away what the crash left
+        spec = SandboxSpec(f"look.{self.shelf.folder.name}.{commit[:12]}", self.work, HOME, binds=(Bind(tree, self.work),))
         out, _ = await output(self.provider, spec, Command(("stat", "-c", "%u %g", "."), timeout=60))
         uid, _, gid = out.partition(" ")
         return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
