@@ -3,6 +3,7 @@
 CHAOS_KILLS sets how many kills there are in all (`make chaos N=500`), CHAOS_SEED repeats a series. A failure prints its seed.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -50,6 +51,7 @@ class World:
     dice: random.Random
     mark: str
     story: list[str] = field(default_factory=list)
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def state(self) -> Path:
@@ -69,7 +71,7 @@ class World:
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command line in its own process group."""
         with (self.folder / "talk").open("a") as talk:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [self.script, *arguments],
                 cwd=self.repo,
                 env=self.env,
@@ -79,6 +81,8 @@ class World:
                 text=True,
                 start_new_session=True,
             )
+        self.processes.append(process)
+        return process
 
     def ask(self, *arguments: str) -> tuple[int, str]:
         """Run the command line to its end."""
@@ -86,8 +90,6 @@ class World:
         try:
             out, _ = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
             self.fail(f"`{' '.join(arguments)}` did not end within {PATIENCE:g} s")
         return process.returncode, out
 
@@ -146,7 +148,11 @@ def world(request: pytest.FixtureRequest, make_repo: Callable[..., Path], cli: A
     )
     yield made
     for pid in marked(made):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for process in made.processes:
+        if process.stdout and not process.stdout.closed:
+            process.communicate()
 
 
 def marked(world: World) -> list[int]:
@@ -212,8 +218,6 @@ def test_nothing_is_lost_doubled_or_left_behind(world: World) -> None:
     try:
         out, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         world.fail(f"after {kills} kills the run did not end within {PATIENCE:g} s")
     world.story.append(f"{kills} kills; resume ended with {process.returncode}")
     print("; ".join(world.story))  # noqa: T201 - shown with -s and on failure
