@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvloop
 from aiohttp import web
 
 from claudecluster.gateway.core import GatewayConfig
@@ -291,8 +290,7 @@ def main() -> int:
         role = {"upstream": upstream, "passthrough": lambda: passthrough(given.target), "gateway": lambda: gateway(given.target)}[
             given.role
         ]
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if given.role == "gateway" else None) as runner:
-            runner.run(role())
+        asyncio.run(role())
         return 0
     found = asyncio.run(measure(given.quick))
     found["goals"] = {goal: reached(found) for goal, reached in GOALS.items()}
