@@ -1,5 +1,7 @@
 """Wires the rooms together: the only module that names concrete classes. Loaded by `build.py` when work is to be done."""
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -32,6 +34,10 @@ async def opened(
 ) -> AsyncIterator[Cluster]:
     """Yield a Cluster on an open store. Raises Refused for an unknown sandbox, Unavailable."""
     clock = SystemClock()
+    if sys.version_info < (3, 12):  # later versions do so by themselves: no thread for each child process
+        watcher = asyncio.PidfdChildWatcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+        asyncio.get_event_loop_policy().set_child_watcher(watcher)
     provider = sandboxes(settings, sandbox, claude_folder(), clock)
     gateway = LocalGateway(gateway_config(settings, clock, record=record, replay=replay), store.meter)
     parts = Parts(

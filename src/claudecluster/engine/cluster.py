@@ -105,6 +105,7 @@ class Cluster:
             )
             bench.vigil.keep(lambda: self._obey(run))
             await self._go_on(record)
+            bench.flows.inherited = bool(dead)
             await bench.flows.begin(run)
             for worker in dead:
                 await bench.engine.take_over(worker, control(run))

@@ -20,7 +20,8 @@ from dbos._serialization import DBOSPortableJSONSerializer
 APP = "claudecluster"
 VERSION = "1"
 THREADS = 16
-POLL = 0.05  # seconds between looks at a queue; about 5 % of a core for three queues
+POLL = 0.05  # seconds between looks at a queue that work waits in
+SLOW_POLL = 0.25  # of a queue that only takes over from the dead
 
 Flow = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -65,7 +66,7 @@ class Durable:
         client = DBOSClient(system_database_url=self.url, system_database_engine=database(self.url))
         try:
             for name, bound in queues.items():
-                client.register_queue(name, worker_concurrency=bound, polling_interval_sec=POLL)
+                client.register_queue(name, worker_concurrency=bound, polling_interval_sec=POLL if bound else SLOW_POLL)
         finally:
             client.destroy()
 

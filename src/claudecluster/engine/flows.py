@@ -28,7 +28,7 @@ GO_ON = "go-on"
 INBOX = "inbox"
 CANCEL = "cancel"
 LONGEST_WAIT = 6 * 3600.0
-FIRST_LOOK, LAST_LOOK = 0.2, 5.0  # seconds between looks at a child that has not rung: it may have ended before this process began
+FIRST_LOOK, LAST_LOOK = 0.2, 10.0  # seconds between looks at a child that has not rung: it may have ended before this process began
 
 
 def control(run: str) -> str:
@@ -80,6 +80,7 @@ class Flows:
         self._landings = landings
         self._progress = progress
         self.closing = asyncio.Event()
+        self.inherited = False  # whether a dead process began some of the children
         self.live: dict[str, set[str]] = defaultdict(set)
         self.bells: dict[str, asyncio.Event] = {}
 
@@ -136,7 +137,7 @@ class Flows:
         while course is not None:
             course = await self._turn(course)
         await durable.send(run_workflow(run), task, WAKE)
-        await self._step("clean", self._progress.clean, run, task)
+        await self._progress.clean(run, task)  # no step: what a crash leaves is swept when the run ends
 
     async def attempt(self, errand: Data) -> Data:
         """Work, harvest, judge. What goes wrong after the work is tried again here: the agent's work is done."""
@@ -237,10 +238,12 @@ class Flows:
         try:
             bell = self.bells.setdefault(name, asyncio.Event())
             handle = await durable.enqueue(queue, name, self._flows[kind], name, *args, priority=course.priority)
-            patience = FIRST_LOOK
-            while not bell.is_set() and not (patience > FIRST_LOOK and await durable.ended(name)):
+            patience = FIRST_LOOK if self.inherited else LAST_LOOK
+            while not bell.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), patience)
+                if not bell.is_set() and await durable.ended(name):
+                    break
                 patience = min(patience * 2, LAST_LOOK)
             found = await durable.result(handle)
         finally:

@@ -3,6 +3,7 @@
 Each method is a step and may run twice. State changes are skipped where the task is over already, so a late writer harms nothing.
 """
 
+import contextlib
 from dataclasses import replace
 
 from claudecluster.engine.orders import ERRAND, INTENT, Data, Errand, pack
@@ -143,9 +144,10 @@ class Progress:
 
     async def clean(self, run: str, task: str) -> None:
         """Remove a finished task's workspace and home. What the agent made stays in the hub."""
-        scene = await self._scenes.of(run)
-        await scene.hub.discard(workspace_name(run, task))
-        await scene.hub.discard_home(workspace_name(run, task))
+        with contextlib.suppress(ClusterError):
+            hub = (await self._scenes.of(run)).hub
+            await hub.discard(workspace_name(run, task))
+            await hub.discard_home(workspace_name(run, task))
 
     async def finish(self, run: str, problem: str) -> bool:
         """Publish what landed and end the run. False: it cannot be pushed, and a person has to see why."""
