@@ -80,6 +80,7 @@ class Core:
         self.state = State(self.providers, config.fallback, config.clock, tier=config.tier, pace=config.pace)
         policy = Policy(self.providers, config.fallback, config.rules, config.budgets)
         self._exchange = Exchange(policy, self.state, Prices(config.prices), self._record, config.tuning)
+        self._connected = config.fallback.connected
         self._player = Player(config.replay) if config.replay is not None else None
         self._recorder = Recorder(config.record) if config.record is not None else None
         self._writing: set[asyncio.Task[None]] = set()
@@ -102,7 +103,7 @@ class Core:
         if self._player is not None:
             await self._replay(self._player, visit, request, reply)
             return
-        self.state.fallback.connected = self.config.connected()
+        self.state.fallback.connected = self._connected or self.config.connected()
         if self._recorder is None:
             await self._exchange.answer(visit, request, reply, await self._absent())
             return

@@ -211,7 +211,7 @@ class Exchange:
             return True
         verdict = provider.classify(failure)
         if verdict is Verdict.STOP:
-            await job.relay.fail(failure, _final(provider.name, failure, signal, now))
+            await job.relay.fail(failure, _final(provider.name, job.ask, failure, signal, now))
             return True
         if verdict is Verdict.NEXT or provider.name in job.retried:
             job.failed.add(provider.name)
@@ -227,7 +227,7 @@ class Exchange:
             # The failure of whom was wanted most says more than those of the stand-ins, and its latest word is the truest.
             first = next((row for row in job.failures if row[1].cause is Cause.STATUS), job.failures[0])
             name, failure, signal = [row for row in job.failures if (row[0], row[1].cause) == (first[0], first[1].cause)][-1]
-            await job.relay.fail(failure, _final(name, failure, signal, now))
+            await job.relay.fail(failure, _final(name, job.ask, failure, signal, now))
             return name, failure.status or 502
         names = [choice.provider.name for choice in job.choices]
         if all(self._loops.broken(job.session, name, now) for name in names):
@@ -292,10 +292,10 @@ def _signal(failure: Failure, now: float) -> Signal:
             return Signal(Trouble.BROKEN)
 
 
-def _final(name: str, failure: Failure, signal: Signal, now: float) -> Mapping[str, str]:
+def _final(name: str, ask: Ask, failure: Failure, signal: Signal, now: float) -> Mapping[str, str]:
     """Return headers that say whose failure it is, and keep the client from asking again in vain."""
     whose = {"x-claudecluster-provider": name}
-    if signal.trouble is Trouble.DENIED and failure.status == 401:
+    if failure.status == 401 and not ask.credentials:
         return whose | {"x-should-retry": "false"}  # the key is ours: the client's ten tries would change nothing
     if signal.trouble is Trouble.LIMITED and signal.until is not None:
         wait = max(1.0, signal.until - now)  # it may have waited with us for a while
