@@ -158,7 +158,8 @@ class Core:
         await recorder.keep(ask, track, [await ours.key(), await ours.auth_token()])
 
     def _record(self, metered: Metered) -> None:
-        self._later(self._meter(metered))
+        if self._meter is not forget:
+            self._later(self._meter(metered))
 
     def _later(self, work: Awaitable[None]) -> None:
         task = asyncio.get_running_loop().create_task(_told(work))

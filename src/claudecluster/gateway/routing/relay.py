@@ -14,7 +14,7 @@ import orjson
 from claudecluster.gateway.provider import MESSAGES, Answer, Ask, Cause, Failure, Provider
 from claudecluster.gateway.server.message import Refusal, Reply, error_body, refuse
 from claudecluster.gateway.stream.splice import Splicer
-from claudecluster.gateway.stream.sse import PING, Frames, TooLong
+from claudecluster.gateway.stream.sse import PING, Frames, TooLong, parse
 from claudecluster.gateway.stream.tally import Tally
 
 T = TypeVar("T")
@@ -103,7 +103,11 @@ class Relay:
         out: list[bytes] = []
         failure: Failure | None = None
         try:
-            for frame in frames.feed(piece):
+            for raw in frames.cut(piece):
+                if self._splicer.plain(raw):
+                    out.append(raw)
+                    continue
+                frame = parse(raw)
                 if b'"usage"' in frame.data:
                     tally.event(_parsed(frame.data))
                 out.append(self._splicer.feed(frame))

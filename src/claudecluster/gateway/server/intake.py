@@ -77,12 +77,11 @@ class Intake:
     def on_url(self, url: bytes) -> None:
         """Collect the target."""
         self._url += url
-        self._grow(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header."""
         self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
-        self._grow(len(name) + len(value))
+        self._head_size += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         """Decide whether to read the body."""
@@ -138,13 +137,6 @@ class Intake:
         self._body = []
         self.release()
 
-    def _grow(self, more: int) -> None:
-        self._head_size += more
-        if self._head_size > self._bounds.head:
-            self._refuse(Refusal(431, "The request's headers are too large."))
-        elif len(self._headers) > self._bounds.headers:
-            self._refuse(Refusal(431, "The request has too many headers."))
-
     def _make_head(self) -> tuple[Head, Refusal | None]:
         headers: dict[str, str] = {}
         problem: Refusal | None = None
@@ -160,6 +152,8 @@ class Intake:
             problem = Refusal(400, "The content-length is not a number.")
         if not self._url.isascii():
             problem = Refusal(400, "The target holds bytes that no URL has.")
+        if self._head_size + len(self._url) > self._bounds.head or len(self._headers) > self._bounds.headers:
+            problem = Refusal(431, "The request's headers are too large or too many.")
         path, _, query = self._url.decode("latin-1").partition("?")
         return Head(self._parser.get_method().decode("latin-1"), path, query, headers), problem
 

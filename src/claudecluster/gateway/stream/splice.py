@@ -17,6 +17,7 @@ from claudecluster.gateway.provider import Cause, Failure
 from claudecluster.gateway.stream.sse import Frame, write
 
 SOFT = frozenset({"thinking", "redacted_thinking"})  # blocks that commit nobody to anything
+DATA = len(b"event: content_block_delta\ndata: ")
 POISON = ",\x00,\x00,\x00"  # no JSON parser, however lenient, reads on over it, wherever it stands
 
 
@@ -29,7 +30,7 @@ class _Block:
     ours: int
     json: str = ""
     shown: bool = False
-    deltas: bool = False
+    mark: bytes = b""  # how the events begin that add to its text, once one was shown
 
 
 class Splicer:
@@ -61,8 +62,6 @@ class Splicer:
         except ValueError as error:
             raise Failure(Cause.MALFORMED, f"The stream holds an event that is not JSON: {error}") from None
         kind = event.get("type") or frame.name
-        if kind == "content_block_delta" and self._plain(event):
-            return frame.raw
         if kind == "error":
             raise _error(event, frame.data)
         if kind == "ping":
@@ -75,6 +74,16 @@ class Splicer:
             raise Failure(Cause.MALFORMED, f"The stream begins with {str(kind)[:40]}.")
         step = STEPS.get(str(kind))
         return self._flush() + frame.raw if step is None else step(self, event, frame)
+
+    def plain(self, raw: bytes) -> bool:
+        """Whether an event only adds to text that is being shown as it comes, and may be sent as it is. Nearly all of a stream is that."""
+        block = self._block
+        if block is None or not block.mark or not raw.startswith(block.mark):
+            return False
+        try:
+            return isinstance(orjson.loads(raw[DATA:-2])["delta"], dict)
+        except (ValueError, TypeError, KeyError):
+            return False
 
     def resume(self) -> bytes:
         """Make ready for another stream to go on in the same message; returns what must be sent before it. Only while not `committed`."""
@@ -127,7 +136,9 @@ class Splicer:
                 self._held += self._shifted(event, frame)
                 return b""
         out = self._flush() + self._shifted(event, frame)
-        block.deltas = True
+        if block.kind != "tool_use" and not self._joined:
+            begun, found, _ = frame.raw.partition(b'"delta"')
+            block.mark = begun + found
         self.committed = self.committed or block.kind not in SOFT
         return out
 
@@ -161,18 +172,6 @@ class Splicer:
         if self._block is None or event.get("index") != self._block.theirs:
             raise Failure(Cause.MALFORMED, "The stream goes on with a content block that is not open.")
         return self._block
-
-    def _plain(self, event: dict[str, Any]) -> bool:
-        """Whether an event adds to text that is being shown as it comes: nearly all events do, so it is found out first."""
-        block = self._block
-        return (
-            block is not None
-            and block.deltas
-            and block.kind != "tool_use"
-            and not self._joined
-            and event.get("index") == block.theirs
-            and isinstance(event.get("delta"), dict)
-        )
 
     def _shifted(self, event: dict[str, Any], frame: Frame) -> bytes:
         if not self._joined or self._block is None or self._block.ours == self._block.theirs:

@@ -41,44 +41,43 @@ class Frames:
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Return the events that are complete with this chunk. Raises TooLong."""
+        return [parse(raw) for raw in self.cut(chunk)]
+
+    def cut(self, chunk: bytes) -> list[bytes]:
+        """Return the same as bytes, each with its blank line, for `parse` to read. Raises TooLong."""
         self._returns = self._returns or b"\r" in chunk
         if self._returns:
-            frames = self._search(chunk)
+            whole = self._search(chunk)
         else:  # as Anthropic writes them: many times quicker
-            *whole, left = (self._buffer + chunk).split(b"\n\n")
-            frames = [_quickly(raw + b"\n\n") for raw in whole]
-            self._buffer = left
+            *bare, self._buffer = (self._buffer + chunk).split(b"\n\n")
+            whole = [raw + b"\n\n" for raw in bare]
         if len(self._buffer) > self._limit:
             raise TooLong(f"an event is larger than {self._limit} bytes")
-        return frames
+        return whole
 
-    def _search(self, chunk: bytes) -> list[Frame]:
+    def _search(self, chunk: bytes) -> list[bytes]:
         buffer = self._buffer + chunk
-        frames = []
+        whole = []
         start = 0
         while (end := END.search(buffer, start)) is not None:
             if end.end() == len(buffer) and buffer.endswith(b"\r"):
                 break  # its line feed may still come
-            frames.append(parse(buffer[start : end.end()]))
+            whole.append(buffer[start : end.end()])
             start = end.end()
         self._buffer = buffer[start:]
-        return frames
+        return whole
 
     def rest(self) -> bytes:
         """Return what came after the last complete event."""
         return self._buffer
 
 
-def _quickly(raw: bytes) -> Frame:
-    if raw.startswith(b"event: "):
-        name, found, data = raw[7:-2].partition(b"\ndata: ")
-        if found and b"\n" not in name and b"\n" not in data:
-            return Frame(raw, NAMES.get(name) or name.decode("utf-8", "replace"), data)
-    return parse(raw)
-
-
 def parse(raw: bytes) -> Frame:
     """Read one event."""
+    if raw.startswith(b"event: ") and raw.endswith(b"\n\n"):  # two lines, as nearly all are
+        title, found, body = raw[7:-2].partition(b"\ndata: ")
+        if found and b"\n" not in title and b"\n" not in body and b"\r" not in raw:
+            return Frame(raw, NAMES.get(title) or title.decode("utf-8", "replace"), body)
     name = ""
     data: list[bytes] = []
     for line in raw.splitlines():
