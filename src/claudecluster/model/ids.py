@@ -23,8 +23,8 @@ def attempt_ref(run: str, task: str, attempt: int) -> str:
 
 
 def head_ref(run: str) -> str:
-    """Return the hub ref of the run's landed history."""
-    return f"refs/claudecluster/{run}/head"
+    """Return the hub ref of the run's landed history. No task id has an underscore."""
+    return f"refs/claudecluster/{run}/_head"
 
 
 def session_id(run: str, task: str, generation: int) -> str:

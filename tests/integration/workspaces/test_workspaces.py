@@ -147,7 +147,7 @@ async def test_a_run_sees_what_it_landed_and_nothing_of_another_run(lab: Any, mi
             one = await landed(lab, hub, f"echo {run} {number} > '{run}-{number}'", f"{run}.t{number}.1")
             merged = await hub.merge(base, head, one)
             commit = await hub.commit(merged.tree, head, f"{run} {number}", at=1.0)
-            await hub.advance(f"refs/claudecluster/{run}/head", commit, "" if head == base else head)
+            await hub.advance(f"refs/claudecluster/{run}/_head", commit, "" if head == base else head)
             head = commit
         heads.append(head)
     workspace = await hub.workspace(Wanted("ra.later.1", base, at=heads[0]))
