@@ -246,6 +246,17 @@ async def test_a_dead_workers_sockets_are_swept_and_a_living_ones_stay(upstream:
     await other.aclose()
 
 
+async def test_an_old_worker_does_not_take_its_successors_socket_away(upstream: Upstream, tmp_path: Path) -> None:
+    old, new = (LocalGateway(GatewayConfig(tmp_path, AnthropicConfig(upstream.url))) for _ in range(2))
+    await old.open("r1.fix.1", VISITOR)
+    door = await new.open("r1.fix.1", VISITOR)
+    await old.aclose()
+    async with client(door) as session, session.head("http://gateway/") as reply:
+        assert reply.status == 200
+    await new.aclose()
+    assert not door.socket.exists()
+
+
 async def test_it_says_when_no_model_can_be_reached(tmp_path: Path, upstream: Upstream) -> None:
     with pytest.raises(Unavailable) as caught:
         await LocalGateway(GatewayConfig(tmp_path)).check()

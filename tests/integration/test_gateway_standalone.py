@@ -46,9 +46,9 @@ async def ollama() -> AsyncIterator[ScriptedOllama]:
 
 
 @asynccontextmanager
-async def served(upstream: ScriptedAnthropic, ollama: ScriptedOllama | None, **more: Any) -> AsyncIterator[Ready]:
+async def served(upstream: ScriptedAnthropic, ollama: ScriptedOllama | None, silence: float = 60, **more: Any) -> AsyncIterator[Ready]:
     local = () if ollama is None else (Ollama(OllamaConfig(urls=(ollama.url,))),)
-    config = GatewayConfig(Path("unused"), AnthropicConfig(upstream.url, fixed("sk-real")), local=local, **more)
+    config = GatewayConfig(Path("unused"), AnthropicConfig(upstream.url, fixed("sk-real"), silence=silence), local=local, **more)
     async with standalone(StandaloneConfig(config, token=TOKEN)) as ready:
         yield ready
 
@@ -112,6 +112,16 @@ async def test_a_limit_without_a_stand_in_passes_untouched_with_its_retry_after(
                 await client.messages.create(model="claude-sonnet-5", max_tokens=10, messages=HELLO)
             assert 7000 < int(caught.value.response.headers["retry-after"]) <= 7201
         assert len(upstream.messages) == 1
+
+
+@pytest.mark.parametrize("at", ["before", "start"])
+async def test_an_upstream_that_falls_silent_is_stood_in_for(upstream: ScriptedAnthropic, ollama: ScriptedOllama, at: str) -> None:
+    upstream.scenario = scenario({"hang": 30, "at": at})
+    slow = ScriptedAnthropic(upstream.scenario, key="sk-real", pace=1.0)
+    async with slow, served(slow, ollama, silence=0.3) as ready, sdk(ready) as client:
+        async with client.messages.stream(model="claude-sonnet-5", max_tokens=10, messages=HELLO) as stream:
+            assert await stream.get_final_text() == "Hello from here."
+        assert len(slow.messages) == 1
 
 
 async def test_pages_tell_health_metrics_and_use(upstream: ScriptedAnthropic, ollama: ScriptedOllama) -> None:

@@ -116,7 +116,7 @@ class _Desk:
         elif path == "/usage":
             kind, body = "application/json", orjson.dumps(state.usage(self._core.waiting))
         else:
-            providers = [{"name": row["name"], "kind": row["kind"], "state": row["state"]} for row in state.usage()["providers"]]
+            providers = [{"name": row["name"], "kind": row["kind"], "state": row["state"]} for row in state.providers()]
             kind, body = "application/json", orjson.dumps({"status": "ok", "providers": providers})
         reply.start(200, [("content-type", kind), ("cache-control", "no-store")], length=len(body))
         await reply.end(body)

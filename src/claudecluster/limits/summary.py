@@ -22,7 +22,7 @@ SCOPES: Mapping[str, Callable[[Metered], str]] = {
     "session": lambda record: record.session,
 }
 MOST = 10_000  # names kept per scope; the oldest go first
-KEYS = 100_000
+KEYS = 20_000
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ def tokens(usage: Usage) -> int:
 
 def summarize(ledger: Ledger, standings: Iterable[Standing], now: float) -> dict[str, Any]:
     """Return the whole picture. Times are RFC 3339 in UTC; `used` and `threshold` are shares of a window."""
-    providers = [_standing(standing, now) for standing in standings]
+    providers = [describe(standing, now) for standing in standings]
     return {
         "at": _time(now),
         "total": _usage(ledger.total) | {"degraded_requests": ledger.degraded},
@@ -88,7 +88,8 @@ def summarize(ledger: Ledger, standings: Iterable[Standing], now: float) -> dict
     }
 
 
-def _standing(standing: Standing, now: float) -> dict[str, Any]:
+def describe(standing: Standing, now: float) -> dict[str, Any]:
+    """Return one provider's part of the summary. `state` is open, near-limit, probing or closed."""
     lanes = standing.lanes.values()
     closed = [(opens, lane.why) for lane in lanes if (opens := lane.opens(now)) is not None]
     crossed = [until for gauge in standing.gauges.values() if (until := gauge.crossed_until(now)) is not None]

@@ -182,7 +182,8 @@ class Exchange:
         except Exception as error:
             raise _fault(provider.name, error) from error
         try:
-            self._state.heard(self._state.posts[provider.name], ask.model, answer.headers)
+            if ask.path == MESSAGES:  # counting tokens has limits of its own
+                self._state.heard(self._state.posts[provider.name], ask.model, answer.headers)
             await job.relay.take(answer, provider, tally, good)
             if ask.path == MESSAGES:
                 self._loops.whole(job.session, provider.name)
@@ -200,7 +201,7 @@ class Exchange:
         provider, now = choice.provider, self._clock.now()
         signal = _signal(failure, now)
         self._state.metrics.failed(provider.name, failure.cause.value, signal.trouble.value)
-        if job.ask.path == MESSAGES or signal.trouble is Trouble.GONE:  # counting tokens has limits of its own
+        if job.ask.path == MESSAGES or signal.trouble is Trouble.GONE:
             self._close(provider.name, ticket, failure, signal, now)
         job.failures.append((provider.name, failure, signal))
         if job.relay.committed:

@@ -19,6 +19,7 @@ from claudecluster.gateway.stream.tally import Tally
 
 T = TypeVar("T")
 EVENT_STREAM = "text/event-stream"
+UNKNOWN = "unknown"  # which of its models a provider will take is its own choice, and not yet made
 LARGEST = 64 * 1024 * 1024
 LARGEST_ERROR = 1024 * 1024
 
@@ -48,7 +49,7 @@ class Relay:
         """Send the request, keeping a streaming client awake while a local model loads. Raises Failure."""
         if provider.kind != "local" or not ask.stream:
             return await provider.send(ask)
-        return await self._awake(provider.send(ask), provider, ask.model)
+        return await self._awake(provider.send(ask), provider, UNKNOWN)
 
     async def take(self, answer: Answer, provider: Provider, tally: Tally, good: Callable[[], None]) -> None:
         """Relay a whole answer; `good` is called as soon as it proves to be one. Raises Failure where it is none or breaks off."""

@@ -14,7 +14,7 @@ from claudecluster.kit.clock import Clock
 from claudecluster.limits.gauge import Gauge
 from claudecluster.limits.lane import Lane, Pace
 from claudecluster.limits.signals import Trouble
-from claudecluster.limits.summary import Ledger, Standing, summarize
+from claudecluster.limits.summary import Ledger, Standing, describe, summarize
 from claudecluster.limits.tracker import TIERS, Tier, Tracker
 from claudecluster.limits.windows import Window, family, from_headers
 from claudecluster.model.usage import Metered, Usage
@@ -110,6 +110,10 @@ class State:
             "fallback": fallback,
             "waiting": waiting,
         }
+
+    def providers(self) -> list[dict[str, Any]]:
+        """Return the providers' part of it alone."""
+        return [describe(post.standing(), self.clock.now()) for post in self.posts.values()]
 
     def page(self, waiting: int = 0) -> bytes:
         """Return the document of `GET /metrics`."""
