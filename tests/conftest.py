@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Cli:
-    """The installed console script, run in its own process group."""
+    """The installed console script, run in its own process group. What is still running when a test ends is killed."""
 
     script: str
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start it and return the process; whoever starts it ends it."""
-        return subprocess.Popen(
+        """Start it and return the process."""
+        process = subprocess.Popen(
             [self.script, *arguments],
             cwd=cwd,
             env={**os.environ, **(env or {})},
@@ -105,6 +106,16 @@ class Cli:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what a failed test left running."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            if process.stdout is not None and not process.stdout.closed:
+                process.communicate()
 
     def __call__(self, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 90) -> Answer:
         """Run it to its end. Its whole process group is killed at the time-out, and the test fails with what it said."""
@@ -118,12 +129,14 @@ class Cli:
         return Answer(process.returncode, out, err)
 
 
-@pytest.fixture(scope="session")
-def cli() -> Cli:
+@pytest.fixture
+def cli() -> Iterator[Cli]:
     """Return the console script: `cli("run", "--json", cwd=repo)`."""
     script = Path(sys.executable).parent / "claudecluster"
     assert script.exists(), "the package is not installed: make setup"
-    return Cli(str(script))
+    found = Cli(str(script))
+    yield found
+    found.end()
 
 
 @pytest.fixture

@@ -92,7 +92,9 @@ async def test_the_agent_never_holds_the_real_key_and_sees_only_its_own(cli: Any
     assert stored == [], "the key must not be written down anywhere"
 
 
-async def test_a_session_cut_by_kill_9_goes_on_with_resume_in_the_same_workspace(cli: Any, repo: Path, task_file: Tasks) -> None:
+async def test_a_session_cut_by_kill_9_goes_on_with_resume_in_the_same_workspace(
+    cli: Any, repo: Path, task_file: Tasks, state: Path
+) -> None:
     marker = f"sleep 61.{os.getpid()}"
     file = task_file([{"id": "mend", "prompt": "Please mend it slowly."}])
     steps = (
@@ -104,6 +106,9 @@ async def test_a_session_cut_by_kill_9_goes_on_with_resume_in_the_same_workspace
     async with model(*steps) as upstream:
         process = cli.start("run", "--tasks", str(file), "--json", cwd=repo, env=env(upstream))
         await until(lambda: processes(marker))
+        await until(
+            lambda: any(marker in path.read_text(errors="replace") for path in state.rglob("projects/*/*.jsonl"))
+        )  # it writes a little behind
         os.kill(process.pid, signal.SIGKILL)
         await asyncio.to_thread(process.communicate)
         await until(lambda: not processes(marker), 10)

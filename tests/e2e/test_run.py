@@ -150,15 +150,16 @@ def test_what_changes_nothing_is_done_without_a_landing(cli: Any, repo: Path, ta
 
 
 def test_kill_9_and_resume_ends_as_if_nothing_had_happened(cli: Any, repo: Path, task_file: Tasks, state: Path) -> None:
+    marker = f"sleep 1.{os.getpid():08d}"
     file = task_file(
-        [{"id": f"t{n}", "run": f"sleep 0.4; echo {n} >> file-{n}; test $(wc -l < file-{n}) = 1"} for n in range(4)],
+        [{"id": f"t{n}", "run": f"{marker}; echo {n} >> file-{n}; test $(wc -l < file-{n}) = 1"} for n in range(4)],
         gates=[{"name": "ok", "run": "true"}],
     )
     process = cli.start("run", "--tasks", str(file), "--json", "--workers", "2", cwd=repo)
-    wait_until(lambda: marked("sleep 0.4"))
+    wait_until(lambda: marked(marker))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    wait_until(lambda: not marked("sleep 0.4"), 10)
+    wait_until(lambda: not marked(marker), 10)
     answer = cli("resume", "--json", cwd=repo)
     assert answer.code == 0, answer.err
     result = answer.json()
@@ -201,9 +202,10 @@ def test_a_task_is_cancelled_from_another_terminal_and_the_others_go_on(cli: Any
 
 
 def test_a_second_resume_while_the_first_lives_runs_nothing_twice(cli: Any, repo: Path, task_file: Tasks, tmp_path: Path) -> None:
-    file = task_file([{"id": "once", "run": "sleep 2; date +%N > once"}])
+    marker = f"sleep 5.{os.getpid():08d}"
+    file = task_file([{"id": "once", "run": f"{marker}; date +%N > once"}])
     first = cli.start("run", "--tasks", str(file), "--json", cwd=repo)
-    wait_until(lambda: marked("sleep 2;"))
+    wait_until(lambda: marked(marker))
     second = cli("resume", "--json", cwd=repo)
     out, err = first.communicate(timeout=30)
     assert first.returncode == 0, err
@@ -246,9 +248,10 @@ def test_no_more_attempts_run_at_once_than_there_are_workers(cli: Any, repo: Pat
 
 
 def test_a_branch_that_moved_meanwhile_needs_a_person_and_resume_goes_on(cli: Any, repo: Path, task_file: Tasks) -> None:
-    file = task_file([{"id": "one", "run": "sleep 3; echo 1 > one"}])
+    marker = f"sleep 5.{os.getpid():08d}"
+    file = task_file([{"id": "one", "run": f"{marker}; echo 1 > one"}])
     process = cli.start("run", "--tasks", str(file), "--json", "--branch", "result", cwd=repo)
-    wait_until(lambda: marked("sleep 3;"))
+    wait_until(lambda: marked(marker))
     other = git(repo, "commit-tree", "-m", "somebody else's", "main^{tree}")
     git(repo, "branch", "result", other)
     out, err = process.communicate(timeout=60)
@@ -264,11 +267,12 @@ def test_a_branch_that_moved_meanwhile_needs_a_person_and_resume_goes_on(cli: An
 
 
 def test_two_runs_in_two_terminals_do_not_touch_each_other(cli: Any, repo: Path, task_file: Tasks) -> None:
-    slow = cli.start("run", "--tasks", str(task_file([{"id": "slow", "run": "sleep 4; echo 1 > slow"}])), "--json", cwd=repo)
-    wait_until(lambda: marked("sleep 4;"))
+    marker = f"sleep 20.{os.getpid():08d}"
+    slow = cli.start("run", "--tasks", str(task_file([{"id": "slow", "run": f"{marker}; echo 1 > slow"}])), "--json", cwd=repo)
+    wait_until(lambda: marked(marker))
     quick = cli("run", "--tasks", str(task_file([{"id": "quick", "run": "echo 1 > quick"}])), "--json", cwd=repo)
     assert quick.code == 0, quick.err
-    assert marked("sleep 4;"), "the other run's agent is still at work"
+    assert marked(marker), "the other run's agent is still at work"
     out, err = slow.communicate(timeout=60)
     assert slow.returncode == 0, err
     assert {task["id"] for task in json.loads(out)["tasks"]} == {"slow"}

@@ -51,7 +51,7 @@ async def scene(repo: Path, tmp_path: Path) -> Scene:
     base = await hub.resolve("")
     tree = await hub.tree(base)
     commit = await hub.commit(tree, base, "landed", at=100.0)
-    await hub.advance("refs/claudecluster/r1234567/head", commit, "")
+    await hub.advance("refs/claudecluster/r1234567/_head", commit, "")
     gates = (GateRun("tests", "pytest -q", 0, 1.25, "much output"), GateRun("lint", "ruff check", 0, 0.5))
     usage = Usage(requests=3, input_tokens=10, output_tokens=5, cost_usd=0.0125)
     receipt = Receipt(
@@ -161,7 +161,7 @@ async def test_what_a_signed_receipt_says_is_compared_with_the_commit(scene: Sce
 async def test_an_unsigned_commit_is_noticed(scene: Scene, tmp_path: Path) -> None:
     stranger = replace(scene.hub.history, signer=signing.load(tmp_path / "stranger"))
     commit = await stranger.commit(scene.receipt.tree, scene.receipt.commit, "by a stranger", 200.0)
-    await scene.hub.advance("refs/claudecluster/r1234567/head", commit, scene.receipt.commit)
+    await scene.hub.advance("refs/claudecluster/r1234567/_head", commit, scene.receipt.commit)
     assert await scene.other(commit=commit, head_before=scene.receipt.commit) == ["the commit's signature is not this key's"]
     assert await scene.other() == [], "an earlier landing still holds"
 

@@ -27,7 +27,7 @@ from claudecluster.sandboxes.local.paths import inside
 from claudecluster.sandboxes.local.records import Record, Records
 from claudecluster.sandboxes.local.spawn import file_order, spawned
 
-_INSTALL = "apt-get install bubblewrap (or your system's package of that name)"
+_INSTALL = "apt-get install bubblewrap (or your system's package of that name), or use --sandbox none, which isolates nothing"
 # what switches user namespaces off, the value that does, and how to switch them on
 _SWITCHES = (
     ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),

@@ -309,7 +309,7 @@ class LifeContract:
             with contextlib.suppress(SandboxLost):
                 assert (await process.wait()).code != 0
         again = await ground.make()
-        assert await again.read("beat")
+        await again.read("beat")  # raises if it is gone; a beat cut short may be empty
         await still(again)
 
     async def test_names_are_found_by_prefix(self, ground: Ground) -> None:
