@@ -155,14 +155,16 @@ LASTING: dict[str, tuple[dict[str, Any], list[str], int]] = {
     "a cut in the text": ({"cut": "mid-text"}, ["anthropic0", "local"], 6),
     "a clean end in the text": ({"cut": "mid-text", "clean": True}, ["anthropic0", "local"], 6),
     "a cut after the text": ({"cut": "after-text"}, ["anthropic0", "local"], 6),
-    "a cut in the tool call": ({"cut": "mid-tool"}, ["anthropic0", "local"], 6),
     "HTML": ({"garbage": "html"}, ["anthropic0", "local"], 5),
     "bad JSON": ({"garbage": "json"}, ["anthropic0", "local"], 5),
     "an empty 200": ({"garbage": "empty"}, ["anthropic0", "local"], 5),
 }
 
 
-@pytest.mark.parametrize("row", LASTING)
+EVERY_DAY = {"429 for hours", "529", "a cut before the first byte", "a cut in the text", "a limit as an error event"}
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row in EVERY_DAY else [pytest.mark.slow]) for row in LASTING])
 async def test_a_session_with_tools_goes_on_at_the_local_model_and_nothing_is_done_twice(cli: Any, tmp_path: Path, row: str) -> None:
     fault, tools, most = LASTING[row]
     async with housed(cli, tmp_path, scenario([{**fault, "times": 50}])) as house:
@@ -173,12 +175,13 @@ async def test_a_session_with_tools_goes_on_at_the_local_model_and_nothing_is_do
         assert [line for line in told.lines if line.get("subtype") == "api_retry"] == [], "the user sees no retry"
         assert len({line["session_id"] for line in told.lines if "session_id" in line}) == 1
         used = await house.page("/usage")
-        assert used["total"]["degraded_requests"] == 2 + ("text" in row) * (len(used["by_session"]) == 0)
+        assert used["total"]["degraded_requests"] == 2
         assert {"claude-opus-5-5", "qwen3-coder:30b"} <= set(used["by_model"]), "what answered is named"
         assert len(used["by_session"]) == 1
 
 
 AFTER: dict[str, dict[str, Any]] = {
+    "a cut in the call": {"cut": "mid-tool"},
     "a cut": {"cut": "after-tool"},
     "a clean end": {"cut": "after-tool", "clean": True},
     "a limit": {"sse_error": "rate_limit_error", "at": "after-tool"},
@@ -186,12 +189,15 @@ AFTER: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("row", AFTER)
-async def test_a_break_after_a_tool_call_keeps_what_the_tool_did(cli: Any, tmp_path: Path, row: str) -> None:
-    async with housed(cli, tmp_path, scenario([AFTER[row]])) as house:
+@pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row == "a cut" else [pytest.mark.slow]) for row in AFTER])
+async def test_a_break_at_a_tool_call_keeps_what_the_tool_did(cli: Any, tmp_path: Path, row: str) -> None:
+    fault = AFTER[row]
+    async with housed(cli, tmp_path, scenario([fault])) as house:
         told = await house.claude()
         assert (told.code, told.result["is_error"]) == (0, False)
-        assert told.ran.count("anthropic1") == 1
+        assert told.ran.count("anthropic1") == (fault.get("cut") != "mid-tool"), (
+            "a call that came whole is carried out once, half a one never"
+        )
         assert len(told.ran) == len(set(told.ran))
         assert len(house.anthropic.messages) <= 5
 
@@ -203,25 +209,26 @@ async def test_a_local_model_stands_in_for_an_anthropic_that_is_gone(cli: Any, t
         assert (told.code, told.result["result"], told.ran) == (0, LOCAL, ["local"])
 
 
-SHOWN: dict[str, tuple[dict[str, Any], str]] = {
-    "400": ({"status": 400, "message": "your mistake"}, "your mistake"),
-    "401": ({"status": 401}, "401"),
-    "402": ({"status": 402}, "402"),
-    "403": ({"status": 403}, "403"),
-    "404": ({"status": 404}, "model"),
-    "no credit": ({"status": 400, "message": "Your credit balance is too low to access the API"}, "Credit balance is too low"),
+SHOWN: dict[str, tuple[dict[str, Any], str, int]] = {
+    # what strikes the second turn: (fault, what the user reads, most requests to Anthropic)
+    "400": ({"status": 400, "message": "your mistake"}, "your mistake", 7),  # the CLI drops one new field after the other by itself
+    "401": ({"status": 401}, "401", 3),
+    "402": ({"status": 402}, "402", 3),
+    "403": ({"status": 403}, "403", 3),
+    "404": ({"status": 404}, "model", 3),
+    "no credit": ({"status": 400, "message": "Your credit balance is too low to access the API"}, "Credit balance is too low", 3),
 }
 
 
-@pytest.mark.parametrize("row", SHOWN)
+@pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row == "401" else [pytest.mark.slow]) for row in SHOWN])
 async def test_what_only_the_user_can_mend_is_shown_and_not_stood_in_for(cli: Any, tmp_path: Path, row: str) -> None:
-    fault, words = SHOWN[row]
+    fault, words, most = SHOWN[row]
     async with housed(cli, tmp_path, scenario([{**fault, "times": 50}])) as house:
         told = await house.claude()
         assert (told.code, told.result["is_error"]) == (1, True)
         assert words in told.result["result"]
         assert told.ran == ["anthropic0"]
-        assert len(house.anthropic.messages) <= 3
+        assert len(house.anthropic.messages) <= most
         assert house.ollama.count("/api/chat") == 0
 
 
@@ -246,7 +253,7 @@ async def test_a_session_returns_to_anthropic_once_its_limit_has_passed(cli: Any
         assert (again.code, again.result["is_error"]) == (0, False)
         assert len(house.anthropic.messages) > asked
         assert again.lines[-2]["message"]["model"] != "qwen3-coder:30b"
-        assert house.anthropic.messages[-1].session == "0b6e6a3c-5f0e-4d0c-9d8c-6a8b7c1f0e55"
+        assert set((await house.page("/usage"))["by_session"]) == {"0b6e6a3c-5f0e-4d0c-9d8c-6a8b7c1f0e55"}
 
 
 async def test_headers_of_a_session_keep_it_private_or_refuse_a_stand_in(cli: Any, tmp_path: Path) -> None:

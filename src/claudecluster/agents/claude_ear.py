@@ -46,6 +46,7 @@ class Ear:
         self._error = ""
         self._resets_at: float | None = None
         self._refused = 0
+        self._wanted = ""
         self._background: frozenset[str] = frozenset()
         self._done = False
         self.model = ""
@@ -114,6 +115,8 @@ class Ear:
 
     def _assistant(self, message: AssistantMessage) -> None:
         if message.model != SYNTHETIC and not message.parent_tool_use_id:
+            if (before := self.model or self._wanted) and not _same(before, message.model):
+                self._say("notice", f"{message.model} answers in place of {before}", {"model": message.model, "before": before})
             self.model = message.model
             self._error, self._refused = "", 0
         self._error = message.error or self._error
@@ -148,6 +151,8 @@ class Ear:
                     f"model {data.get('original_model')} is out ({data.get('trigger')}); {data.get('fallback_model')} goes on",
                     _facts(data),
                 )
+            case "init":
+                self._wanted = str(data.get("model") or "").partition("[")[0]
             case "background_tasks_changed":
                 self._background = frozenset(str(task.get("task_type")) for task in data.get("tasks", ()))
             case "compact_boundary":
@@ -178,6 +183,11 @@ class Ear:
     def _say(self, kind: str, text: str, data: Mapping[str, object] | None = None) -> None:
         shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text)} characters)"
         self._hear(Heard(kind, shown, data or {}))
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are of one model: one may carry a date."""
+    return one.startswith(other) or other.startswith(one)
 
 
 def _plain(content: str | list[dict[str, Any]] | None) -> str:

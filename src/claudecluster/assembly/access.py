@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from claudecluster.assembly.models.standing import keeping
 from claudecluster.assembly.settings import Settings
 from claudecluster.gateway.core import GatewayConfig
 from claudecluster.gateway.local.ollama import Ollama, OllamaConfig
@@ -58,7 +59,10 @@ def gateway_config(settings: Settings, clock: Clock, *, record: Path | None = No
 async def gateway(settings: Settings, meter: Meter, *, host: str, port: int) -> AsyncIterator[tuple[str, str]]:
     """Serve the gateway by itself while the context lasts; yield its URL and token. Raises Unavailable."""
     told = gateway_config(settings, SystemClock())
-    async with standalone(StandaloneConfig(told, host, port, _clear(settings.gateway_token)), meter) as ready:
+    async with (
+        standalone(StandaloneConfig(told, host, port, _clear(settings.gateway_token)), meter) as ready,
+        keeping(settings.home, ready.usage),
+    ):
         yield ready.url, ready.token
 
 

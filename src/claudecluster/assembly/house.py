@@ -12,6 +12,7 @@ from typing import cast
 
 from claudecluster.assembly import plugins
 from claudecluster.assembly.access import gateway_config
+from claudecluster.assembly.models.standing import keeping
 from claudecluster.assembly.settings import Settings, environment
 from claudecluster.engine.cluster import Cluster
 from claudecluster.engine.parts import Parts
@@ -55,7 +56,8 @@ async def opened(
     )
     cluster = Cluster(parts)
     try:
-        yield cluster
+        async with keeping(settings.home, gateway.state.usage):
+            yield cluster
     finally:
         await cluster.close()
         await gateway.aclose()

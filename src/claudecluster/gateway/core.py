@@ -25,7 +25,7 @@ from claudecluster.gateway.stream.tally import Tally
 from claudecluster.gateway.upstream.anthropic import Anthropic, AnthropicConfig
 from claudecluster.kit.clock import Clock, SystemClock
 from claudecluster.limits.lane import Pace
-from claudecluster.model.errors import ClusterError, Unavailable
+from claudecluster.model.errors import ClusterError, Refused, Unavailable
 from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Meter, Visitor
 
@@ -98,6 +98,12 @@ class Core:
                 hint="Set ANTHROPIC_API_KEY, or OLLAMA_BASE_URL for a local model.",
             )
 
+    async def admissible(self, visitor: Visitor) -> None:
+        """Raise Refused if no model may ever answer such a visitor as things are configured."""
+        found = self._exchange.choices(visitor, visitor.model, await self._absent()) if self._player is None else ()
+        if isinstance(found, Refusal):
+            raise Refused(found.message, hint="set OLLAMA_BASE_URL for a local model, or ANTHROPIC_API_KEY for Anthropic's")
+
     async def answer(self, visit: Visit, request: Request, reply: Reply) -> None:
         """Answer one request to the model API, from a cassette or for real."""
         if self._player is not None:
@@ -115,7 +121,7 @@ class Core:
                 self._later(self._keep(self._recorder, ask, microphone.track()))
 
     async def delay(self, visitor: Visitor) -> float:
-        """Return for how many seconds nobody may answer such a visitor; 0 if somebody may now."""
+        """Return for how many seconds limits whose end is known keep everybody from answering such a visitor; 0 if somebody may."""
         return 0.0 if self._player is not None else self._exchange.delay(visitor, visitor.model, await self._absent())
 
     def recall(self, records: list[Metered]) -> None:

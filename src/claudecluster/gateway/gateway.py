@@ -50,7 +50,7 @@ class LocalGateway:
         await self._core.check()
 
     async def delay(self, visitor: Visitor) -> float:
-        """Return for how many seconds such a visitor had better wait: until the soonest reset of a limit; 0 if somebody may answer now."""
+        """Return for how many seconds no model will answer such a visitor because of limits whose end is known; 0 if one may."""
         return await self._core.delay(visitor)
 
     def recall(self, records: list[Metered]) -> None:
@@ -58,8 +58,9 @@ class LocalGateway:
         self._core.recall(records)
 
     async def open(self, name: str, visitor: Visitor) -> Door:
-        """Open a door under that name, replacing an older one. The token in `env` dies with it."""
+        """Open a door under that name, replacing an older one. The token in `env` dies with it. Refused where no model may answer."""
         await self.close(name)
+        await self._core.admissible(visitor)
         folder = self._config.sockets
         token = f"cc-{secrets.token_urlsafe(24)}"
         listener = Listener(_Porter(token, Visit(visitor), self._core), self._config.bounds)

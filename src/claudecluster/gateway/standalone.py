@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -41,6 +42,7 @@ class Ready:
 
     url: str
     token: str = field(repr=False)
+    usage: Callable[[], dict[str, Any]] = field(repr=False)  # the document of `GET /usage`
 
 
 @asynccontextmanager
@@ -58,7 +60,7 @@ async def standalone(config: StandaloneConfig, meter: Meter = forget) -> AsyncIt
                 f"The gateway cannot listen on {config.host}:{config.port}: {error.strerror or error}.",
                 hint="Choose another --port or --host.",
             ) from error
-        yield Ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", token)
+        yield Ready(f"http://{f'[{host}]' if ':' in host else host}:{port}", token, core.state.usage)
     finally:
         await listener.close()
         await core.aclose()

@@ -35,13 +35,13 @@ class Ledger:
     _keys: dict[str, None] = field(default_factory=dict)
 
     def add(self, record: Metered) -> bool:
-        """Count a record. Returns whether it was new."""
+        """Count a record, of one request or the sum of several. Returns whether it was new."""
         if record.key in self._keys:
             return False
         self._keys[record.key] = None
         _trim(self._keys, KEYS)
         self.total += record.usage
-        self.degraded += record.degraded
+        self.degraded += record.usage.requests if record.degraded else 0
         for scope, name_of in SCOPES.items():
             if name := name_of(record):
                 sums = self.by[scope]

@@ -40,10 +40,12 @@ class Gateway(Protocol):
 
     async def check(self) -> None:
         """Raise Unavailable, with a hint, if no model could be reached through it as configured."""
-        ...
+
+    async def delay(self, visitor: Visitor) -> float:
+        """Return for how many seconds no model will answer such a visitor because of limits whose end is known; 0 if one may."""
 
     async def open(self, name: str, visitor: Visitor) -> Door:
-        """Open a door under that name, replacing an older one. The token in `env` dies with it."""
+        """Open a door under that name, replacing an older one. The token in `env` dies with it. Refused if no model may answer."""
         ...
 
     async def close(self, name: str) -> None:

@@ -58,6 +58,13 @@ def row_of_metered(request: Metered) -> dict[str, object]:
     return row | {name: getattr(request.usage, name) for name in USED}
 
 
+def sum_of(row: tuple[Any, ...]) -> Metered:
+    """Return many requests of one task to one model as one record."""
+    provider, model, run, task, user, degraded, at, *sums = row
+    key = "/".join((provider, model, run, task, user, str(bool(degraded))))
+    return Metered(key, run, task, 0, provider, model, usage_of(tuple(sums)), float(at), degraded=bool(degraded), user=user)
+
+
 def pack(chunk: bytes) -> tuple[bool, bytes]:
     """Return whether it was worth compressing, and what to store."""
     if len(chunk) < SMALL:

@@ -20,7 +20,21 @@ from claudecluster.model.usage import Metered, Usage
 from claudecluster.storage import changing
 from claudecluster.storage.bell import Bell
 from claudecluster.storage.connect import Database
-from claudecluster.storage.records import EVENT, RUN, SUMS, TASK, event_of, pack, row_of, row_of_metered, run_of, task_of, unpack, usage_of
+from claudecluster.storage.records import (
+    EVENT,
+    RUN,
+    SUMS,
+    TASK,
+    event_of,
+    pack,
+    row_of,
+    row_of_metered,
+    run_of,
+    sum_of,
+    task_of,
+    unpack,
+    usage_of,
+)
 from claudecluster.storage.roster import SqlRoster
 from claudecluster.storage.tables import events, logs, metered, notes, receipts, runs, tasks
 
@@ -39,6 +53,8 @@ FACTS = (
 USAGE = sa.select(metered.c.task, *SUMS).where(metered.c.run == sa.bindparam("run_id")).group_by(metered.c.task)
 USAGE_OF_RUN = sa.select(*SUMS).where(metered.c.run == sa.bindparam("run_id"))
 USAGE_OF_TASK = USAGE_OF_RUN.where(metered.c.task == sa.bindparam("task_id"))
+OF_WHOM = (metered.c.provider, metered.c.model, metered.c.run, metered.c.task, metered.c.user, metered.c.degraded)
+SPENT = sa.select(*OF_WHOM, sa.func.max(metered.c.at), *SUMS).group_by(*OF_WHOM).order_by(sa.func.max(metered.c.at))
 NOTE = sa.select(notes.c.value).where(notes.c.run == sa.bindparam("run_id"), notes.c.key == sa.bindparam("wanted"))
 IN_LOG = (logs.c.run == sa.bindparam("run_id"), logs.c.task == sa.bindparam("task_id"))
 LAST_CHUNK = sa.select(sa.func.coalesce(sa.func.max(logs.c.id), 0)).where(*IN_LOG)
@@ -201,6 +217,10 @@ class SqlStore:
             return used
 
         return await self._db.read(work)
+
+    async def spent(self) -> list[Metered]:
+        """Return all that was ever metered, summed by provider, model, run, task and user: the longest unused first."""
+        return await self._db.read(lambda connection: [sum_of(tuple(row)) for row in connection.execute(SPENT)])
 
     async def add_receipt(self, run: str, task: str, receipt: str) -> None:
         """Keep a landing's receipt (signed JSON text). The first one stays."""

@@ -1,4 +1,4 @@
-"""`usage`: what was used, by model, run and task; from a running gateway also its limit windows and their forecast."""
+"""`usage`: what was used, by model, run, task and user; limits and their forecast as a running gateway has them, or as the last one left them."""
 
 import asyncio
 import json
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from claudecluster.assembly.models.standing import remembered
 from claudecluster.assembly.settings import Settings, load
 from claudecluster.cli import exits, voice
 from claudecluster.cli.loading import load as module
@@ -15,20 +16,17 @@ from claudecluster.cli.text import money, table
 from claudecluster.kit.clock import SystemClock
 from claudecluster.limits.summary import Ledger, summarize
 from claudecluster.model.errors import NotFound, Refused, Unavailable
-from claudecluster.model.run import TaskRecord
-from claudecluster.model.usage import Metered
 
-RUNS = 1000
 SCOPES = ("model", "run", "task", "user")
 LINES = 15  # of one scope, on a terminal
 PATIENCE = 10.0
 
 
 def usage(
-    gateway: Annotated[str, typer.Option(metavar="URL", show_default=False, help="Ask a gateway that runs, for its windows too.")] = "",
+    gateway: Annotated[str, typer.Option(metavar="URL", show_default=False, help="Ask a gateway that runs.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> int:
-    """Show tokens and cost of all runs on record; limits, resets and forecasts where a gateway is asked."""
+    """Show tokens, cost, limits, resets and forecasts: of a gateway that runs, or all that is on record and what the last gateway knew."""
     settings = load().settings
     if gateway:
         document = _asked(gateway.rstrip("/"), settings)
@@ -43,20 +41,14 @@ def usage(
 
 
 async def _stored(settings: Settings) -> dict[str, Any]:
-    ledger = Ledger()
+    ledger, now = Ledger(), SystemClock().now()
     try:
         async with module("claudecluster.assembly.build").reading(settings) as store:
-            for run in await store.runs(limit=RUNS):
-                for task in await store.tasks(run.id):
-                    if task.usage.requests:
-                        ledger.add(_metered(task))
+            for record in await store.spent():
+                ledger.add(record)
     except NotFound:  # no store yet: nothing was used
         pass
-    return summarize(ledger, (), SystemClock().now())
-
-
-def _metered(task: TaskRecord) -> Metered:
-    return Metered(f"{task.run}/{task.id}", task.run, task.id, 0, "", task.model, task.usage, task.ended or task.started or 0.0)
+    return remembered(settings.home, summarize(ledger, (), now), now)
 
 
 def _asked(url: str, settings: Settings) -> dict[str, Any]:
@@ -81,6 +73,8 @@ def _asked(url: str, settings: Settings) -> dict[str, Any]:
 
 def _readable(document: dict[str, Any]) -> str:
     lines = [_sum("total", document.get("total") or {})]
+    if document.get("as_of"):
+        lines += ["", f"limits as of {document['as_of']}:"]
     for provider in document.get("providers") or []:
         lines += ["", f"{provider['name']}  {provider['state']}  {provider['why']}".rstrip()]
         windows = [

@@ -46,7 +46,8 @@ class Attempts:
         try:
             report = Report(Outcome.FINISHED) if task.agent == REVERT else await self._session(errand, task, scene, again=again)
         except Unavailable as error:
-            return pack(WORKED, Worked(trouble=error.message, hint=error.hint, delay=error.delay))
+            delay = await self._limited(errand, task) if error.delay is None else error.delay
+            return pack(WORKED, Worked(trouble=error.message, hint=error.hint, delay=delay))
         except ClusterError as error:
             return pack(WORKED, Worked(trouble=error.message, hint=error.hint, refused=isinstance(error, Refused)))
         return pack(WORKED, Worked(report=report))
@@ -130,20 +131,20 @@ class Attempts:
         used = (await self._parts.store.task(errand.run, task.id)).usage
         task_left = _left(task.budget_usd, used.cost_usd, f"task {task.id}", "budget_usd")
         tokens_left = _left(task.budget_tokens, tokens(used), f"task {task.id}", "budget_tokens")
-        visitor = Visitor(
-            errand.run,
-            task.id,
-            errand.attempt,
-            errand.model or task.model,
-            task.category.value,
-            privacy=task.privacy,
-            fallback=task.fallback,
+        visitor = replace(
+            _visitor(errand, task),
             budget_usd=min((left for left in (run_left, task_left) if left is not None), default=None),
             budget_tokens=None if tokens_left is None else int(tokens_left),
         )
         door = await self._parts.gateway.open(name, visitor)
         stack.push_async_callback(self._parts.gateway.close, name)
         return door
+
+    async def _limited(self, errand: Errand, task: Task) -> float | None:
+        """Return how long the models' limits last, if it is they that keep this task from its work and their end is known."""
+        if not getattr(self._parts.agent(task.agent), "needs_model", True):
+            return None
+        return await self._parts.gateway.delay(_visitor(errand, task)) or None
 
     async def _revert(self, scene: Scene, task: Task, errand: Errand, ref: str) -> Changes:
         """Take the commit in `task.run` back, in memory: merge its parent's tree as if it had been made after it."""
@@ -189,6 +190,11 @@ class Attempts:
         await self._parts.store.change(
             Change(errand.run, "attempt.decided", errand.task, errand.attempt, set=state, data=data, key=key, unless_over=True)
         )
+
+
+def _visitor(errand: Errand, task: Task) -> Visitor:
+    model = errand.model or task.model
+    return Visitor(errand.run, task.id, errand.attempt, model, task.category.value, privacy=task.privacy, fallback=task.fallback)
 
 
 def _left(budget: float | None, used: float, whose: str, where: str) -> float | None:

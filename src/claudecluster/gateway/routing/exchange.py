@@ -28,6 +28,7 @@ from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Visitor
 
 TRIES = 8  # of one request, over all providers
+GUESSED = 75.0  # seconds: the longest time a lane closes without being told
 CLI_WAITS = 60.0  # Claude Code waits by itself for a shorter retry-after, and gives up at once at a longer one
 
 
@@ -80,6 +81,7 @@ class Exchange:
         self._tuning = tuning or Tuning()
         self._clock = state.clock
         self._loops = Loops()
+        self._breaks = Loops(allowed=2)
         self.admission = Admission(state.clock)
 
     async def answer(self, visit: Visit, request: Request, reply: Reply, absent: frozenset[str] = frozenset()) -> None:
@@ -110,13 +112,25 @@ class Exchange:
             span.set_attribute("http.response.status_code", status)
             self._state.metrics.answered(provider, status)
 
+    def choices(self, visitor: Visitor, model: str, absent: frozenset[str] = frozenset()) -> tuple[Choice, ...] | Refusal:
+        """Return who may answer such a visitor; a Refusal says why nobody may."""
+        return self._policy.choices(visitor, model, absent)
+
     def delay(self, visitor: Visitor, model: str = "", absent: frozenset[str] = frozenset()) -> float:
-        """Return for how many seconds nobody may answer such a visitor; 0 if somebody may now, or if nobody ever will."""
-        choices = self._policy.choices(visitor, model, absent)
+        """Return for how many seconds limits whose end is known keep everybody from such a visitor; 0 if somebody may answer."""
+        choices = self.choices(visitor, model, absent)
         if isinstance(choices, Refusal):
             return 0.0
         now = self._clock.now()
-        return max(0.0, min((self._lane(choice, model).opens(now) or now) - now for choice in choices))
+        return min(self._limited(choice, model, now) for choice in choices)
+
+    def _limited(self, choice: Choice, model: str, now: float) -> float:
+        """Return how long a limit lasts; that of any model where none was named, as the client then chose by itself."""
+        post = self._state.posts[choice.provider.name]
+        lanes = [post.lane(choice.model or model)] if choice.model or model else post.lanes.values()
+        waits = [lane.closed_until - now for lane in lanes if lane.why == Trouble.LIMITED.value]
+        # Shorter ones may be guesses of the lane's own, and requests wait them out by themselves.
+        return min((wait for wait in waits if wait > GUESSED), default=0.0)
 
     async def _work(self, job: _Job, reply: Reply) -> tuple[str, int]:
         """Ask until somebody has answered. Returns who did, and with which status."""
@@ -142,12 +156,15 @@ class Exchange:
         return await self._give_up(job, reply)
 
     def _open_to(self, job: _Job) -> tuple[Choice, ...]:
-        """Return who may be asked now, best first: those near a limit after the others, those closed last."""
+        """Return who may be asked now, best first: those near a limit and those that keep breaking off after the others, those closed last."""
         now = self._clock.now()
 
-        def rank(choice: Choice) -> tuple[bool, bool]:
-            crossed = self._state.posts[choice.provider.name].crossed(choice.model or job.ask.model, now)
-            return self._lane(choice, job.ask.model).opens(now) is not None, crossed
+        def rank(choice: Choice) -> tuple[bool, bool, bool]:
+            name = choice.provider.name
+            crossed = self._state.posts[name].crossed(choice.model or job.ask.model, now)
+            # Claude Code takes up a broken answer three times; the last of them had better be somebody else's.
+            unsteady = self._breaks.broken(job.session, name, now)
+            return self._lane(choice, job.ask.model).opens(now) is not None, unsteady, crossed
 
         left = [choice for choice in job.choices if choice.provider.name not in job.failed]
         sound = [choice for choice in left if not self._loops.broken(job.session, choice.provider.name, now)]
@@ -187,6 +204,7 @@ class Exchange:
             await job.relay.take(answer, provider, tally, good)
             if ask.path == MESSAGES:
                 self._loops.whole(job.session, provider.name)
+                self._breaks.whole(job.session, provider.name)
         except (Failure, ConnectionError):
             raise
         except Exception as error:
@@ -205,6 +223,7 @@ class Exchange:
             self._close(provider.name, ticket, failure, signal, now)
         job.failures.append((provider.name, failure, signal))
         if job.relay.committed:
+            self._breaks.cut(job.session, provider.name, now)
             if job.relay.tools:
                 self._loops.cut(job.session, provider.name, now)
             self._state.metrics.spliced()

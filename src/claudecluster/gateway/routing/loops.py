@@ -11,14 +11,14 @@ MOST = 10_000
 
 @dataclass(slots=True)
 class Loops:
-    """Counts, per session and provider, answers in a row that broke off after a whole tool call. `allowed` of them are borne."""
+    """Counts, per session and provider, answers in a row that broke off. `allowed` of them are borne."""
 
     allowed: int = 3
     forgiven_after: float = 600.0
     _cuts: OrderedDict[tuple[str, str], tuple[int, float]] = field(default_factory=OrderedDict)
 
     def cut(self, session: str, provider: str, now: float) -> None:
-        """Note that an answer broke off after a tool call."""
+        """Note that an answer broke off."""
         if not session:
             return
         count, _ = self._cuts.pop((session, provider), (0, now))
