@@ -8,7 +8,7 @@ import contextlib
 from dataclasses import dataclass
 
 from claudecluster.engine import durable
-from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, WAKE, Flows, control, lane, pool, run_workflow, task_workflow
+from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, WAKE, Flows, control, pool, run_workflow, task_workflow
 from claudecluster.engine.orders import order_of
 from claudecluster.engine.parts import Parts
 from claudecluster.engine.rollback import rollback_order
@@ -24,6 +24,7 @@ from claudecluster.model.event import Change
 from claudecluster.model.order import Order
 from claudecluster.model.run import RunRecord, RunState, TaskState
 
+DEAF = 5.0  # seconds between looks at a run that this process serves
 LOOK = 0.2  # seconds between looks at a run that another process serves
 
 
@@ -65,7 +66,7 @@ class Cluster:
             engine = durable.Durable(self._parts.engine_url, vigil.id)
             self._bench = Bench(run, flows, engine, vigil)
             engine.register(flows.named())
-            await engine.start({control(run): None, pool(run): max(workers, 1), lane(run): 1})
+            await engine.start({control(run): None, pool(run): max(workers, 1)})
         if self._bench.run != run:
             raise Conflict(f"this process serves run {self._bench.run}", hint=f"claudecluster resume {run}")
         return self._bench
@@ -110,7 +111,7 @@ class Cluster:
             for worker in dead:
                 await bench.engine.take_over(worker, control(run))
                 await parts.roster.forget(worker)
-            return await self._settled(run)
+            return await self._settled(run, bench.flows.settled)
         except asyncio.CancelledError:
             bench.flows.closing.set()
             await self._interrupted(run)
@@ -118,15 +119,16 @@ class Cluster:
         finally:
             await bench.vigil.leave()
 
-    async def _settled(self, run: str) -> RunRecord:
-        async for event in self._parts.store.since(run, 0):
-            if event.kind.startswith("run."):
-                record = await self._parts.store.run(run)
-                if record.state.over or record.state is RunState.WAITING:
-                    if record.state.over:
-                        await self._sweep(run)
-                    return record
-        raise Conflict(f"run {run} vanished from the store")
+    async def _settled(self, run: str, settled: asyncio.Event) -> RunRecord:
+        while True:
+            with contextlib.suppress(TimeoutError):  # whoever ends the run rings; the store has the last word
+                await asyncio.wait_for(settled.wait(), DEAF)
+            settled.clear()
+            record = await self._parts.store.run(run)
+            if record.state.over:
+                await self._sweep(run)
+            if record.state.over or record.state is RunState.WAITING:
+                return record
 
     async def _go_on(self, record: RunRecord) -> None:
         """Tell tasks that wait for a person to go on: serving the run again is the answer."""

@@ -111,10 +111,10 @@ async def enqueue(queue: str, workflow: str, flow: Flow, *args: object, priority
         return await DBOS.enqueue_workflow_async(queue, flow, *args)
 
 
-async def begin(workflow: str, flow: Flow, *args: object) -> None:
-    """Start a workflow here and now under its id; one that was begun before is left alone. For parents: they bind no worker."""
+async def begin(workflow: str, flow: Flow, *args: object) -> Any:
+    """Start a workflow here and now under its id (one that was begun before is left alone) and return its handle. It binds no worker."""
     with SetWorkflowID(workflow):
-        await DBOS.start_workflow_async(flow, *args)
+        return await DBOS.start_workflow_async(flow, *args)
 
 
 async def step(name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object, preemptible: bool = False) -> Any:

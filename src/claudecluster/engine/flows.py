@@ -41,11 +41,6 @@ def pool(run: str) -> str:
     return f"pool-{run}"
 
 
-def lane(run: str) -> str:
-    """Return the queue of a run's landings."""
-    return f"landing-{run}"
-
-
 def run_workflow(run: str) -> str:
     """Return the id of a run's workflow."""
     return f"{run}"
@@ -79,6 +74,8 @@ class Flows:
         self._attempts = attempts
         self._landings = landings
         self._progress = progress
+        self.settled = progress.settled
+        self._lane = asyncio.Lock()
         self.closing = asyncio.Event()
         self.inherited = False  # whether a dead process began some of the children
         self.live: dict[str, set[str]] = defaultdict(set)
@@ -104,11 +101,21 @@ class Flows:
             with self._ringing(name):
                 return await self.attempt(errand)
 
+        async def judge_flow(name: str, errand: Data, worked: Data) -> Data:
+            with self._ringing(name):
+                return await self.judge(errand, worked)
+
         async def landing_flow(name: str, run: str, task: str, base: str, verdict: Data) -> Data:
             with self._ringing(name):
                 return await self.landing(run, task, base, verdict)
 
-        self._flows: dict[str, durable.Flow] = {"run": run_flow, "task": task_flow, "attempt": attempt_flow, "landing": landing_flow}
+        self._flows: dict[str, durable.Flow] = {
+            "run": run_flow,
+            "task": task_flow,
+            "attempt": attempt_flow,
+            "judge": judge_flow,
+            "landing": landing_flow,
+        }
         return {f"claudecluster.{name}": flow for name, flow in self._flows.items()}
 
     async def begin(self, run: str) -> None:
@@ -140,12 +147,11 @@ class Flows:
         await self._progress.clean(run, task)  # no step: what a crash leaves is swept when the run ends
 
     async def attempt(self, errand: Data) -> Data:
-        """Work, harvest, judge. What goes wrong after the work is tried again here: the agent's work is done."""
-        worked = await self._step("work", self._attempts.work, errand, preemptible=True)
-        came = WORKED.validate_python(worked)
-        if came.report is None:
-            why = f"{came.trouble} ({came.hint})" if came.hint else came.trouble
-            return pack(VERDICT, Verdict("trouble", why, delay=came.delay, refused=came.refused))
+        """Let the agent work: the only thing that occupies a worker."""
+        return dict(await self._step("work", self._attempts.work, errand, preemptible=True))
+
+    async def judge(self, errand: Data, worked: Data) -> Data:
+        """Harvest and judge. What goes wrong here is tried again: the agent's work is done."""
         judged: Data = {}
         for wait in (1.0, 2.0, 4.0, 0.0):
             judged = await self._step("judge", self._attempts.judge, errand, worked, preemptible=True)
@@ -155,16 +161,17 @@ class Flows:
         return {**judged, "final": judged["kind"] == "trouble"}
 
     async def landing(self, run: str, task: str, base: str, verdict: Data) -> Data:
-        """Prepare and land, again if the branch moved in between."""
-        while True:
-            intent = await self._step("prepare", self._landings.prepare, run, task, base, verdict, preemptible=True)
-            if intent["bounce"] or intent["trouble"] or await self._step("land", self._landings.land, run, task, intent):
-                return dict(intent)
+        """Prepare and land, again if the branch moved in between. One landing of a run at a time."""
+        async with self._lane:
+            while True:
+                intent = await self._step("prepare", self._landings.prepare, run, task, base, verdict, preemptible=True)
+                if intent["bounce"] or intent["trouble"] or await self._step("land", self._landings.land, run, task, intent):
+                    return dict(intent)
 
     async def _turn(self, course: Course) -> Course | None:  # noqa: PLR0911 - one return per kind of verdict
         """Make one attempt and follow it up. None: the task is over."""
         errand = course.errand
-        verdict = await self._child(course, "attempt", pool(errand.run), pack(ERRAND, errand))
+        verdict = await self._attempt(course)
         if verdict is None:
             return await self._close(course, TaskState.CANCELLED, "cancelled")
         found = VERDICT.validate_python(verdict)
@@ -185,10 +192,22 @@ class Flows:
             case _:
                 assert_never(found.kind)
 
+    async def _attempt(self, course: Course) -> Data | None:
+        """Have an attempt made and judged; None if it was cancelled."""
+        order = pack(ERRAND, course.errand)
+        worked = await self._child(course, "attempt", pool(course.errand.run), order)
+        if worked is None:
+            return None
+        came = WORKED.validate_python(worked)
+        if came.report is None:
+            why = f"{came.trouble} ({came.hint})" if came.hint else came.trouble
+            return pack(VERDICT, Verdict("trouble", why, delay=came.delay, refused=came.refused))
+        return await self._child(course, "judge", "", order, worked)
+
     async def _land(self, course: Course, verdict: Data) -> Course | None:
         """Send an accepted attempt through the landing lane."""
         errand = course.errand
-        data = await self._child(course, "landing", lane(errand.run), errand.run, errand.task, errand.base, verdict)
+        data = await self._child(course, "landing", "", errand.run, errand.task, errand.base, verdict)
         if data is None:
             return await self._close(course, TaskState.CANCELLED, "cancelled")
         intent = INTENT.validate_python(data)
@@ -232,12 +251,16 @@ class Flows:
         return None
 
     async def _child(self, course: Course, kind: str, queue: str, *args: object) -> Data | None:
-        """Run a child workflow and return its result; None if it was cancelled."""
+        """Run a child workflow, here and now where it needs no queue, and return its result; None if it was cancelled."""
         name = f"{task_workflow(course.errand.run, course.errand.task)}:{course.tries}:{kind}"
         self.live[course.errand.task].add(name)
         try:
             bell = self.bells.setdefault(name, asyncio.Event())
-            handle = await durable.enqueue(queue, name, self._flows[kind], name, *args, priority=course.priority)
+            flow = self._flows[kind]
+            if queue:
+                handle = await durable.enqueue(queue, name, flow, name, *args, priority=course.priority)
+            else:
+                handle = await durable.begin(name, flow, name, *args)
             patience = FIRST_LOOK if self.inherited else LAST_LOOK
             while not bell.is_set():
                 with contextlib.suppress(TimeoutError):

@@ -4,6 +4,9 @@ The steps of the attempt's workflow. Each may run again after a crash: names wer
 swapped, facts carry a key. What an outcome means for the task is the task workflow's business.
 """
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -29,6 +32,32 @@ from claudecluster.supervisor.judgement import Judgement, Undecided
 REVERT = "revert"  # the engine's own agent: takes a landed commit back, without a sandbox
 
 
+class Starts:
+    """Agents that are just being started. They go before judging: a worker that waits is time lost, a result that waits is not."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._calm = asyncio.Event()
+        self._calm.set()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one more while the context lasts."""
+        self._count += 1
+        self._calm.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._calm.set()
+
+    async def none(self) -> None:
+        """Wait until no agent is being started, a second at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._calm.wait(), 1.0)
+
+
 class Attempts:
     """The side effects of attempts."""
 
@@ -36,6 +65,8 @@ class Attempts:
         self._parts = parts
         self._scenes = scenes
         self._gates = Gates(parts)
+        self._judges: asyncio.Semaphore | None = None
+        self._starts = Starts()
 
     async def work(self, data: Data) -> Data:
         """Let the agent do its errand. Returns a Worked: also when nothing could be done, and why."""
@@ -58,10 +89,14 @@ class Attempts:
         report = WORKED.validate_python(worked).report or Report(Outcome.FAILED)
         try:
             scene = await self._scenes.of(errand.run)
-            changes = await self._harvest(scene, errand)
-            evidence = Evidence(scene.task(errand.task), errand.attempt, report, changes)
-            if evidence.task.agent == REVERT or policy.before_gates(evidence.task, evidence, spent=errand.spent) is None:
-                evidence = await self._look(scene, errand, evidence)  # gates cost minutes; a failed agent's tree is not worth them
+            if self._judges is None:  # judging occupies no worker, but no more of it at once than there are workers
+                self._judges = asyncio.Semaphore(scene.order.workers)
+            await self._starts.none()
+            async with self._judges:
+                changes = await self._harvest(scene, errand)
+                evidence = Evidence(scene.task(errand.task), errand.attempt, report, changes)
+                if evidence.task.agent == REVERT or policy.before_gates(evidence.task, evidence, spent=errand.spent) is None:
+                    evidence = await self._look(scene, errand, evidence)  # gates cost minutes; a failed agent's tree is not worth them
         except ClusterError as error:
             return pack(VERDICT, Verdict("trouble", f"{error.message} ({error.hint})" if error.hint else error.message))
         verdict = self._decide(errand, evidence)
@@ -105,9 +140,11 @@ class Attempts:
         agent = parts.agent(task.agent)
         continues = bool(getattr(agent, "continues", True))
         keep = (continues and again) or not errand.fresh
-        workspace = await scene.hub.workspace(_wanted(scene, task, errand, keep=keep))
         name = ids.attempt_name(errand.run, task.id, errand.attempt)
         async with AsyncExitStack() as stack:
+            starting = stack.enter_context(contextlib.ExitStack())
+            starting.enter_context(self._starts.one())
+            workspace = await scene.hub.workspace(_wanted(scene, task, errand, keep=keep))
             door = await self._door(stack, agent, name, scene, errand)
             spec = replace(sandbox_spec(name, workspace, scene.order), env=dict(task.env), socket=door.socket if door else None)
             sandbox = await parts.sandboxes.create(spec)
@@ -121,6 +158,7 @@ class Attempts:
                 env={key: value.replace("{socket}", sandbox.socket) for key, value in door.env.items()} if door else {},
             )
             hear = await stack.enter_async_context(journal(parts.store, parts.clock, errand.run, task.id, errand.attempt))
+            starting.close()
             return await agent.run(brief, sandbox, hear)
 
     async def _door(self, stack: AsyncExitStack, agent: Agent, name: str, scene: Scene, errand: Errand) -> Door | None:

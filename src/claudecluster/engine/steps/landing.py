@@ -17,6 +17,8 @@ from claudecluster.model.receipt import Receipt
 from claudecluster.model.run import GateRun, TaskState
 from claudecluster.model.task import Task
 
+RETRIES = (1.0, 2.0, 4.0)  # seconds before infrastructure that failed is tried again: the work is accepted, and must not be lost to that
+
 
 class Landings:
     """The side effects of landings."""
@@ -39,10 +41,20 @@ class Landings:
         key = f"{task_id}/{record.attempts}/landing"
         landing = Change(run, "landing.started", task_id, record.attempts, set={"state": TaskState.LANDING}, key=key, unless_over=True)
         await self._parts.store.change(landing)
+        for wait in RETRIES:
+            intent = await self._tried(scene, task, (base, verdict, changes), now)
+            if not intent.trouble:
+                break
+            await self._parts.clock.sleep(wait)
+        else:
+            intent = await self._tried(scene, task, (base, verdict, changes), now)
+        return pack(INTENT, intent)
+
+    async def _tried(self, scene: Scene, task: Task, what: tuple[str, Verdict, Changes], now: float) -> Intent:
         try:
-            return pack(INTENT, await self._intend(scene, task, (base, verdict, changes), now))
+            return await self._intend(scene, task, what, now)
         except ClusterError as error:
-            return pack(INTENT, Intent("", "", trouble=error.message))
+            return Intent("", "", trouble=error.message)
 
     async def _intend(self, scene: Scene, task: Task, what: tuple[str, Verdict, Changes], now: float) -> Intent:
         base, verdict, changes = what

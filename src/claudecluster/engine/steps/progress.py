@@ -3,6 +3,7 @@
 Each method is a step and may run twice. State changes are skipped where the task is over already, so a late writer harms nothing.
 """
 
+import asyncio
 import contextlib
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ class Progress:
     def __init__(self, parts: Parts, scenes: Scenes) -> None:
         self._parts = parts
         self._scenes = scenes
+        self.settled = asyncio.Event()  # set when the run is over or waits for a person
 
     async def prepare(self, run: str) -> str:
         """Make the branch's start and the set-up layer. Returns why the run cannot go on, or nothing."""
@@ -61,6 +63,7 @@ class Progress:
         if asked and not busy and state is RunState.RUNNING:
             key = f"waiting/{'/'.join(asked)}/{sum(task.attempts for task in tasks)}"
             await self._parts.store.change(Change(run, "run.waiting", set={"state": RunState.WAITING}, data={"tasks": asked}, key=key))
+            self.settled.set()
 
     async def _end(self, run: str, tasks: dict[str, str], state: TaskState) -> None:
         now = self._parts.clock.now()
@@ -160,6 +163,7 @@ class Progress:
             except ClusterError as error:
                 why = f"the result is not on branch yet: {error.message}" + (f"; {error.hint}" if error.hint else "")
                 await parts.store.change(Change(run, "run.waiting", set={"state": RunState.WAITING, "error": why}, data={"why": why}))
+                self.settled.set()
                 return False
         await self._sweep(run)
         tasks = await parts.store.tasks(run)
@@ -168,6 +172,7 @@ class Progress:
         state = RunState.CANCELLED if record.cancel and not done else RunState.DONE if done and not problem else RunState.FAILED
         fields = {"state": state, "ended": parts.clock.now(), "error": problem}
         await parts.store.change(Change(run, f"run.{state.value}", set=fields, data={"error": problem}, key="over"))
+        self.settled.set()
         return True
 
     async def _sweep(self, run: str) -> None:
