@@ -142,6 +142,22 @@ def test_a_merge_that_turns_a_gate_red_is_made_again_on_the_new_base(cli: Any, m
     assert len([name for name in git(repo, "ls-tree", "--name-only", answer.json()["branch"]).split() if name.startswith("part-")]) == 1
 
 
+def test_a_sandbox_that_is_lost_in_the_middle_of_a_landing_costs_nothing(cli: Any, repo: Path, task_file: Tasks, tmp_path: Path) -> None:
+    both = f"touch {tmp_path}/$0; while ! test -e {tmp_path}/one || ! test -e {tmp_path}/two; do sleep 0.05; done; echo x > $0.txt"
+    # on the merged tree, the first time: kill the process that started this gate's supervisor, the sandboxes' launcher
+    gate = (
+        f"if test -e one.txt && test -e two.txt && ! test -e {tmp_path}/lost; then touch {tmp_path}/lost; "
+        "kill -9 $(sed -n 's/^PPid:[^0-9]*//p' /proc/$PPID/status); sleep 60; fi"
+    )
+    tasks = [{"id": name, "run": both.replace("$0", name), "max_attempts": 1} for name in ("one", "two")]
+    file = task_file(tasks, gates=[{"name": "both", "run": gate}])
+    answer = cli("run", "--tasks", str(file), "--sandbox", "none", "--yes", "--json", cwd=repo)
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "lost").exists()
+    assert [task["attempts"] for task in answer.json()["tasks"]] == [1, 1]
+    assert len(git(repo, "rev-list", f"{answer.json()['base']}..{answer.json()['branch']}").split()) == 2
+
+
 def test_what_changes_nothing_is_done_without_a_landing(cli: Any, repo: Path, task_file: Tasks) -> None:
     answer = cli("run", "--tasks", str(task_file([{"id": "look", "run": "ls"}])), "--json", cwd=repo)
     assert answer.code == 0, answer.err
