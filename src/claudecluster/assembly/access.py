@@ -6,21 +6,31 @@ Called by the doors and by whoever wires a gateway. The switch is a file in the 
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 from pydantic import SecretStr
 
 from claudecluster.assembly.models.standing import keeping
+from claudecluster.assembly.models.wanted import Server, Tariff
 from claudecluster.assembly.settings import Settings
 from claudecluster.gateway.core import GatewayConfig
+from claudecluster.gateway.local.compatible import Compatible, CompatibleConfig
+from claudecluster.gateway.local.models import DEFAULT, Choice, Row, choose, facts_of, table_from
 from claudecluster.gateway.local.ollama import Ollama, OllamaConfig
+from claudecluster.gateway.metering.prices import Price, standard
 from claudecluster.gateway.provider import Provider
-from claudecluster.gateway.routing.policy import Fallback
+from claudecluster.gateway.routing.policy import Budgets, Fallback, Rule
 from claudecluster.gateway.standalone import StandaloneConfig, standalone
 from claudecluster.gateway.upstream.anthropic import DEFAULT_URL, Anthropic, AnthropicConfig
-from claudecluster.gateway.upstream.keys import fixed
+from claudecluster.gateway.upstream.keys import KeySource, fixed, from_file
 from claudecluster.kit.clock import Clock, SystemClock
+from claudecluster.model.errors import Refused
+from claudecluster.model.task import Task
 from claudecluster.ports.gateway import Meter
 
 TIERS = {
@@ -35,9 +45,38 @@ def anthropic_config(settings: Settings) -> AnthropicConfig:
     """Return how Anthropic is reached."""
     return AnthropicConfig(
         base_url=settings.anthropic_base_url,
-        key=fixed(_clear(settings.anthropic_api_key)),
+        key=key_source(settings),
         auth_token=fixed(_clear(settings.anthropic_auth_token)),
     )
+
+
+def key_source(settings: Settings) -> KeySource:
+    """Return where the key comes from: the value itself, else a file, the keyring or Vault. Raises Refused if its package is missing."""
+    if settings.anthropic_api_key is not None:
+        return fixed(_clear(settings.anthropic_api_key))
+    if settings.anthropic_api_key_file is not None:
+        return from_file(settings.anthropic_api_key_file)
+    if settings.anthropic_api_key_keyring:
+        service, _, name = settings.anthropic_api_key_keyring.partition("/")
+        return cast("KeySource", _extra("keyring").from_keyring(service, name))
+    if settings.anthropic_api_key_vault:
+        vault = _extra("vault")
+        where, _, name = settings.anthropic_api_key_vault.partition("#")
+        mount, _, path = where.partition("/")
+        return cast("KeySource", vault.from_vault(vault.VaultConfig(settings.vault_url, _clear(settings.vault_token), path, name, mount)))
+    return fixed("")
+
+
+def table(settings: Settings) -> tuple[Row, ...]:
+    """Return the table by which a local model is chosen: the user's own rows before the built-in ones."""
+    return (*table_from([choice.row() for choice in settings.models]), *DEFAULT)
+
+
+def stand_in(settings: Settings, task: Task) -> Choice:
+    """Return the local model that the table has for a task, and why, as if all its models were installed."""
+    rows = table(settings)
+    facts = facts_of(task.prompt, task.files, category=task.category.value)
+    return choose(facts, rows, tuple(dict.fromkeys(row.model for row in rows)), settings.fallback_model)
 
 
 def gateway_config(settings: Settings, clock: Clock, *, record: Path | None = None, replay: Path | None = None) -> GatewayConfig:
@@ -48,6 +87,10 @@ def gateway_config(settings: Settings, clock: Clock, *, record: Path | None = No
         local=local_providers(settings, clock),
         fallback=Fallback(settings.fallback_mode, settings.fallback_threshold / 100),
         connected=partial(connected, settings.home),
+        rules=tuple(Rule(**route.model_dump()) for route in settings.routes),
+        budgets=Budgets(**settings.budgets.model_dump()) if settings.budgets is not None else Budgets(),
+        prices={name: _price(tariff) for name, tariff in settings.prices.items()},
+        pass_login=settings.pass_login,
         tier=TIERS.get(settings.subscription_tier, settings.subscription_tier),
         record=record,
         replay=replay,
@@ -68,14 +111,23 @@ async def gateway(settings: Settings, meter: Meter, *, host: str, port: int) -> 
 
 def local_providers(settings: Settings, clock: Clock) -> tuple[Provider, ...]:
     """Return the back ends on the user's own machines, best first; none where none is configured."""
-    if not settings.ollama_base_url:
-        return ()
-    return (Ollama(OllamaConfig(urls=settings.ollama_base_url, model=settings.fallback_model), clock=clock),)
+    rows = table(settings)
+    own = (Ollama(OllamaConfig(settings.ollama_base_url, model=settings.fallback_model, table=rows), clock=clock),)
+    return (
+        *(own if settings.ollama_base_url else ()),
+        *(Compatible(_server(server, settings.fallback_model, rows), clock=clock) for server in settings.servers),
+    )
 
 
 def providers(settings: Settings, clock: Clock) -> tuple[Provider, ...]:
     """Return every provider that is configured, in the order in which they are asked. The caller closes them."""
-    opened = settings.anthropic_api_key or settings.anthropic_auth_token or settings.anthropic_base_url != DEFAULT_URL
+    keys = (
+        settings.anthropic_api_key,
+        settings.anthropic_api_key_file,
+        settings.anthropic_api_key_keyring,
+        settings.anthropic_api_key_vault,
+    )
+    opened = any(keys) or settings.anthropic_auth_token or settings.anthropic_base_url != DEFAULT_URL
     upstream = (Anthropic(anthropic_config(settings)),) if opened else ()
     return (*upstream, *local_providers(settings, clock))
 
@@ -95,6 +147,26 @@ def connect(home: Path, *, on: bool) -> None:
     fresh = _switch(home).with_suffix(".new")
     fresh.write_text(json.dumps({"connected": on}), encoding="utf-8")
     fresh.replace(_switch(home))  # a gateway reads either the old word or the new one
+
+
+def _server(server: Server, model: str, rows: tuple[Row, ...]) -> CompatibleConfig:
+    said = server.model_dump(exclude={"api_key", "model"})
+    return CompatibleConfig(**said, model=server.model or model, table=rows, api_key=_clear(server.api_key))
+
+
+def _price(tariff: Tariff) -> Price:
+    usual = standard(tariff.input, tariff.output)
+    own = {name: value for name, value in tariff.model_dump().items() if value is not None}
+    return replace(usual, **own)
+
+
+def _extra(name: str) -> ModuleType:
+    try:
+        return import_module(f"claudecluster.gateway.upstream.{name}")
+    except ImportError as error:
+        raise Refused(
+            f"the key is to come from {name}, but {error.name} is not installed", hint=f"pip install 'claudecluster[{name}]'"
+        ) from None
 
 
 def _clear(secret: SecretStr | None) -> str:

@@ -10,12 +10,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from claudecluster.assembly.models.wanted import Address, Choice, Limits, Route, Server, Tariff, parsed
 from claudecluster.assembly.nearest import suggestion
 from claudecluster.assembly.paths import config_file
 from claudecluster.model.errors import Refused
@@ -33,7 +35,7 @@ def _expanded(value: object) -> object:
     return Path(value).expanduser().absolute() if isinstance(value, str) else value
 
 
-Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+Json = BeforeValidator(parsed)
 Seconds = Annotated[float, Field(gt=0, le=604800, allow_inf_nan=False)]
 
 
@@ -48,8 +50,25 @@ class Settings(BaseModel):
     database_url: SecretStr | None = Field(None, description="the store; SQLite in the state folder unless given")
     anthropic_api_key: SecretStr | None = Field(None, description="key for Anthropic; never enters a sandbox")
     anthropic_auth_token: SecretStr | None = Field(None, description="bearer token sent instead of a key")
+    anthropic_api_key_file: Annotated[Path | None, BeforeValidator(_expanded)] = Field(
+        None, description="file with the key in its first line, read again when it changes"
+    )
+    anthropic_api_key_keyring: str = Field(
+        "", pattern=r"^([^/]+/[^/]+)?$", description="SERVICE/NAME of the key in the system's keyring (extra `keyring`)"
+    )
+    anthropic_api_key_vault: str = Field(
+        "", pattern=r"^([^/#]+/[^#]+#[^#]+)?$", description="MOUNT/PATH#NAME of the key in Vault (extra `vault`)"
+    )
+    vault_url: Address = Field("http://127.0.0.1:8200", description="where Vault is reached")
+    vault_token: SecretStr | None = Field(None, description="token for Vault")
+    pass_login: bool = Field(False, description="let a client's own subscription login through to Anthropic; never stored")
     anthropic_base_url: Address = Field("https://api.anthropic.com", description="where Anthropic is reached")
     ollama_base_url: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = Field((), description="Ollama servers, comma-separated")
+    servers: Annotated[tuple[Server, ...], Json] = Field((), description="more model servers of your own, OpenAI's or Anthropic's wire")
+    models: Annotated[tuple[Choice, ...], Json] = Field((), description="table by which a local model is chosen")
+    routes: Annotated[tuple[Route, ...], Json] = Field((), description="table by which providers are chosen")
+    prices: Annotated[dict[str, Tariff], Json] = Field({}, description="prices of models, over the built-in ones")
+    budgets: Annotated[Limits | None, Json] = Field(None, description="what runs, tasks and users may spend")
     subscription_tier: Literal["api", "free", "pro", "max", "max5", "max20", "teams", "enterprise"] = Field(
         "api", description="tier whose limit windows are counted where the server reports none"
     )
@@ -86,8 +105,19 @@ VARIABLES: Mapping[str, str] = {
     "database_url": "CLAUDECLUSTER_DATABASE_URL",
     "anthropic_api_key": "ANTHROPIC_API_KEY",
     "anthropic_auth_token": "ANTHROPIC_AUTH_TOKEN",
+    "anthropic_api_key_file": "ANTHROPIC_API_KEY_FILE",
+    "anthropic_api_key_keyring": "ANTHROPIC_API_KEY_KEYRING",
+    "anthropic_api_key_vault": "ANTHROPIC_API_KEY_VAULT",
+    "vault_url": "VAULT_ADDR",
+    "vault_token": "VAULT_TOKEN",
+    "pass_login": "CLAUDECLUSTER_PASS_LOGIN",
     "anthropic_base_url": "ANTHROPIC_BASE_URL",
     "ollama_base_url": "OLLAMA_BASE_URL",
+    "servers": "CLAUDECLUSTER_SERVERS",
+    "models": "CLAUDECLUSTER_MODELS",
+    "routes": "CLAUDECLUSTER_ROUTES",
+    "prices": "CLAUDECLUSTER_PRICES",
+    "budgets": "CLAUDECLUSTER_BUDGETS",
     "subscription_tier": "CLAUDE_SUBSCRIPTION_TIER",
     "fallback_mode": "CLAUDE_CODE_FALLBACK_MODE",
     "fallback_threshold": "CLAUDE_CODE_FALLBACK_THRESHOLD",
@@ -99,7 +129,7 @@ VARIABLES: Mapping[str, str] = {
     "gateway_token": "CLAUDECLUSTER_GATEWAY_TOKEN",
     "path": "PATH",
 }
-FROM_REPOSITORY = frozenset({"fallback_threshold", "fallback_model", "default_model", "max_retries", "timeout", "track_costs"})
+FROM_REPOSITORY = frozenset({"fallback_threshold", "fallback_model", "models", "default_model", "max_retries", "timeout", "track_costs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +175,7 @@ def shown(loaded: Loaded) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, field in Settings.model_fields.items():
         value = getattr(loaded.settings, name)
-        if name == "database_url":
-            value = PASSWORD.sub(rf"\1{REDACTED}@", loaded.settings.database)
-        elif isinstance(value, SecretStr):
-            value = REDACTED
-        elif isinstance(value, Path):
-            value = str(value)
-        elif isinstance(value, tuple):
-            value = list(value)
+        value = PASSWORD.sub(rf"\1{REDACTED}@", loaded.settings.database) if name == "database_url" else _plain(value)
         origin = loaded.origins[name]
         about = field.description or ""
         rows.append(
@@ -166,6 +189,23 @@ def shown(loaded: Loaded) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def _plain(value: object) -> object:
+    """Return a value as data that can be shown."""
+    match value:
+        case SecretStr():
+            return REDACTED
+        case BaseModel():
+            return {name: _plain(getattr(value, name)) for name in type(value).model_fields if getattr(value, name) is not None}
+        case dict():
+            return {name: _plain(each) for name, each in value.items()}
+        case tuple():
+            return [_plain(each) for each in value]
+        case Path() | date():
+            return str(value)
+        case _:
+            return value
 
 
 def _files(repo: Path | None, home: Path, config: Path | None) -> list[tuple[Path, frozenset[str]]]:
@@ -211,12 +251,14 @@ def _refused(error: ValidationError, origins: Mapping[str, Origin]) -> Refused:
     first = error.errors(include_url=False, include_input=False)[0]
     name = str(first["loc"][0])
     origin = origins.get(name, Origin("default"))
+    inside = ", ".join(f"row {part + 1}" if isinstance(part, int) else f"`{part}`" for part in first["loc"][1:])
     what = origin.where if origin.source == "environment" else f"`{name}` in {origin.where}" if origin.where else f"setting `{name}`"
     about = Settings.model_fields[name].description if name in Settings.model_fields else ""
     message = first["msg"][0].lower() + first["msg"][1:]
-    if first["type"] == "string_pattern_mismatch":
+    message = message.removeprefix("value error, ")
+    if first["type"] == "string_pattern_mismatch" and "http" in first["ctx"]["pattern"]:
         message = "must be an address such as http://127.0.0.1:11434"
-    return Refused(f"{what} is not valid: {message}", hint=f"{what} is {about}; correct or unset it")
+    return Refused(f"{what} is not valid: {inside + ': ' if inside else ''}{message}", hint=f"{what} is {about}; correct or unset it")
 
 
 def environment() -> Mapping[str, str]:

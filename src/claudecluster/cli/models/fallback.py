@@ -25,7 +25,7 @@ def connect(as_json: Json = False) -> int:
     settings = load().settings
     if settings.fallback_mode == "disabled":
         raise Refused("the fallback is disabled", hint="set CLAUDE_CODE_FALLBACK_MODE to auto or manual")
-    if not settings.ollama_base_url:
+    if not settings.ollama_base_url and not settings.servers:
         raise Refused("there is no local model to connect to", hint="set OLLAMA_BASE_URL, such as http://127.0.0.1:11434")
     module("claudecluster.assembly.access").connect(settings.home, on=True)
     return _told(settings, as_json=as_json)
@@ -45,13 +45,13 @@ def _told(settings: Settings, *, as_json: bool) -> int:
         "mode": settings.fallback_mode,
         "threshold": settings.fallback_threshold,
         "model": settings.fallback_model,
-        "local": list(settings.ollama_base_url),
+        "local": _local(settings),
         "connected": connected,
     }
     if as_json:
         voice.as_json(picture)
         return exits.LANDED
-    there = ", ".join(settings.ollama_base_url) or "none configured (OLLAMA_BASE_URL)"
+    there = ", ".join(_local(settings)) or "none configured (OLLAMA_BASE_URL)"
     when = {"auto": "by itself, when Anthropic cannot answer", "manual": "only when connected", "disabled": "never"}[settings.fallback_mode]
     voice.data(
         f"mode       {settings.fallback_mode}: local models stand in {when}\n"
@@ -60,3 +60,7 @@ def _told(settings: Settings, *, as_json: bool) -> int:
         f"connected  {'yes: everything goes to local models' if connected else 'no'}"
     )
     return exits.LANDED
+
+
+def _local(settings: Settings) -> list[str]:
+    return [*settings.ollama_base_url, *(server.url for server in settings.servers)]

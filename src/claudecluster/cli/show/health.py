@@ -107,10 +107,12 @@ async def _claude() -> Sign:
 
 
 def _model(settings: Settings) -> Sign:
+    elsewhere = (settings.anthropic_api_key_file, settings.anthropic_api_key_keyring, settings.anthropic_api_key_vault)
     ways = [
-        *(["Anthropic by key"] if settings.anthropic_api_key else []),
+        *(["Anthropic by key"] if settings.anthropic_api_key or any(elsewhere) else []),
         *(["Anthropic by token"] if settings.anthropic_auth_token else []),
         *([f"{len(settings.ollama_base_url)} Ollama"] if settings.ollama_base_url else []),
+        *(server.name for server in settings.servers),
     ]
     if ways:
         return Sign("model access", "ok", ", ".join(ways))

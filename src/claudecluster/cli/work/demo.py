@@ -131,6 +131,9 @@ def _scripted(example: Path) -> Callable[[Any], AbstractAsyncContextManager[Any]
                 anthropic_api_key=KEY,
                 anthropic_auth_token=None,
                 ollama_base_url=(),
+                servers=(),
+                routes=(),
+                budgets=None,
                 fallback_mode="disabled",
             )
 

@@ -1,5 +1,6 @@
 """A plan as `claudecluster plan` shows it: levels, order, critical path, overlapping scopes. Pure; runs nothing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from claudecluster.cli.text import table
@@ -14,8 +15,9 @@ OVERLAPS = 20
 class Drawn:
     """A sound plan, looked at from all sides once."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, stand_ins: Mapping[str, tuple[str, str]] | None = None) -> None:
         self._plan = plan
+        self._stand_ins = stand_ins or {}  # the local model for a task, and why
         self._tasks = {task.id: task for task in plan.tasks}
         self._level: dict[str, int] = {}
         for name in topological(plan):
@@ -56,6 +58,7 @@ class Drawn:
             "",
             f"{len(self._order)} tasks in {max(self._level.values(), default=0)} levels, up to {wide} at the same time",
             f"critical path ({len(self._path)}): {' -> '.join(path)}",
+            *(f"local model for {name}: {why}" for name, (_, why) in list(self._stand_ins.items())[:SHOWN]),
         ]
         return "\n".join(lines)
 
@@ -93,4 +96,5 @@ class Drawn:
             "gates": [gate.name for gate in self._plan.gates_of(task)],
             "timeout": task.timeout,
             "max_attempts": task.max_attempts,
+            **({"local_model": dict(zip(("model", "why"), self._stand_ins[name], strict=True))} if name in self._stand_ins else {}),
         }

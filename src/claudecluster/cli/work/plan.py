@@ -12,6 +12,7 @@ from claudecluster.assembly.settings import Settings, load
 from claudecluster.assembly.taskfile import Wishes
 from claudecluster.assembly.taskfile import plan as read_plan
 from claudecluster.cli import exits, voice
+from claudecluster.cli.loading import load as module
 from claudecluster.cli.work.graph import Drawn
 from claudecluster.model.task import Plan
 
@@ -24,7 +25,9 @@ Agent = Annotated[str, typer.Option(metavar="NAME", show_default=False, help="Ag
 
 def plan(goal: Goal = "", tasks: Tasks = None, gate: Gates = None, agent: Agent = "", as_json: Json = False) -> int:
     """Check a goal or a task file and show its graph. Nothing is run, nothing is written."""
-    drawn = Drawn(planned(tasks, load(place("").folder).settings, Wishes(goal, tuple(gate or ()), agent)))
+    settings = load(place("").folder).settings
+    made = planned(tasks, settings, Wishes(goal, tuple(gate or ()), agent))
+    drawn = Drawn(made, _stand_ins(made, settings))
     if as_json:
         voice.as_json(drawn.as_json())
     else:
@@ -32,6 +35,15 @@ def plan(goal: Goal = "", tasks: Tasks = None, gate: Gates = None, agent: Agent 
     for warning in drawn.warnings():
         voice.warn(warning)
     return exits.LANDED
+
+
+def _stand_ins(made: Plan, settings: Settings) -> dict[str, tuple[str, str]]:
+    """Return which local model the user's own table has for each task, and why; nothing without a table."""
+    if not settings.models:
+        return {}
+    access = module("claudecluster.assembly.access")
+    found = {task.id: access.stand_in(settings, task) for task in made.tasks if task.prompt}
+    return {name: (choice.model, choice.why) for name, choice in found.items()}
 
 
 def planned(file: Path | None, settings: Settings, wishes: Wishes) -> Plan:

@@ -13,7 +13,7 @@ import aiohttp
 from claudecluster.gateway.local.answering import Answering, classify, for_client
 from claudecluster.gateway.local.asking import Http
 from claudecluster.gateway.local.listing import error, listed
-from claudecluster.gateway.local.models import Choice, Facts, Row, choose
+from claudecluster.gateway.local.models import Choice, Facts, Row, choose, facts_from
 from claudecluster.gateway.local.overflow import overflow
 from claudecluster.gateway.local.replies.deltas import Delta
 from claudecluster.gateway.local.replies.from_anthropic import AnthropicReader
@@ -88,7 +88,7 @@ class Compatible:
         if ask.path == MODELS:
             return listed(models)
         try:
-            choice = for_client(self._choice(Facts(wanted=ask.model), models), ask, models)
+            choice = for_client(self._choice(facts_from(ask.payload, category=ask.category, wanted=ask.model), models), ask, models)
         except Refused as refused:
             return error(404, f"{refused.message}; {refused.hint}")
         target = Target(

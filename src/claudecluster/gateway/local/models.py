@@ -4,6 +4,7 @@ A row matches when each thing it names matches; among the rows whose model is th
 The provider calls `choose`; assembly builds the table from the user's file with `table_from`.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -29,6 +30,7 @@ HARD_WORDS = (
     "performance",
     "algorithm",
 )
+REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 EASY_WORDS = ("typo", "rename", "comment", "docstring", "format", "bump", "readme", "changelog")
 
 
@@ -134,6 +136,18 @@ def facts_of(prompt: str, files: Iterable[str] = (), *, category: str = "", want
         else next((name for name in sorted(set(SUFFIXES.values())) if _says(text, name)), "")
     )
     return Facts(wanted, category, complexity, language)
+
+
+def facts_from(payload: Mapping[str, Any], *, category: str = "", wanted: str = "") -> Facts:
+    """Return what a request says about its work: its first prompt without the client's own notes, so that a session keeps its model."""
+    messages = payload.get("messages")
+    users = (
+        (each for each in messages if isinstance(each, Mapping) and each.get("role") == "user") if isinstance(messages, list) else iter(())
+    )
+    content = next(users, {}).get("content")
+    blocks = content if isinstance(content, list) else [{"text": content}]
+    text = "\n".join(str(block.get("text") or "") for block in blocks if isinstance(block, Mapping))
+    return facts_of(REMINDER.sub("", text), category=category, wanted=wanted)
 
 
 def _says(text: str, language: str) -> bool:

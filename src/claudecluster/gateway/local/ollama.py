@@ -14,7 +14,7 @@ from claudecluster.gateway.local.answering import Answering, classify, for_clien
 from claudecluster.gateway.local.asking import UNREAD, Http
 from claudecluster.gateway.local.fleet import Fleet, Instance
 from claudecluster.gateway.local.listing import error, listed
-from claudecluster.gateway.local.models import DEFAULT, Choice, Facts, Row, choose
+from claudecluster.gateway.local.models import DEFAULT, Choice, Facts, Row, choose, facts_from
 from claudecluster.gateway.local.overflow import overflow
 from claudecluster.gateway.local.replies.deltas import Broke, Called, Delta, Said
 from claudecluster.gateway.local.replies.from_ollama import OllamaReader
@@ -82,7 +82,7 @@ class Ollama:
         if not models and not any(instance.models_at > float("-inf") for instance in self._fleet.instances):
             raise Failure(Cause.UNREACHABLE, "; ".join(f"{one.url}: {one.why}" for one in self._fleet.instances))
         try:
-            choice = for_client(self._choice(Facts(wanted=ask.model), models), ask, models)
+            choice = for_client(self._choice(facts_from(ask.payload, category=ask.category, wanted=ask.model), models), ask, models)
         except Refused as refused:
             return error(404, f"{refused.message}; {refused.hint}")
         target = await self._target(choice.model)
