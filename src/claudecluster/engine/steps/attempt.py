@@ -6,6 +6,7 @@ swapped, facts carry a key. What an outcome means for the task is the task workf
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -124,7 +125,7 @@ class Attempts:
             errand.task,
             errand.attempt,
             set=state,
-            data={"text": errand.text[:500], "base": errand.base, "session": session_of(errand)},
+            data={"text": errand.text[:500], "base": errand.base, "session": session_of(errand), "pid": os.getpid()},
             key=f"{errand.task}/{errand.attempt}/{kind}/{mine}",
             unless_over=True,
         )

@@ -5,6 +5,7 @@ infrastructure, and says nothing about the work.
 """
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -128,13 +129,13 @@ def sandbox_spec(name: str, workspace: Workspace, order: Order) -> SandboxSpec:
 
 
 async def _tail(process: Process) -> str:
-    kept: list[bytes] = []
+    kept: deque[bytes] = deque()  # a gate may print a hundred million lines
     size = 0
     async for line in process.lines():
         kept.append(line.data[-TAIL:])
         size += len(kept[-1]) + 1
         while size > TAIL and len(kept) > 1:
-            size -= len(kept.pop(0)) + 1
+            size -= len(kept.popleft()) + 1
     return b"\n".join(kept).decode("utf-8", "replace")
 
 
