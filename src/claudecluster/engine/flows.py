@@ -27,7 +27,7 @@ WAKE = "wake"
 GO_ON = "go-on"
 INBOX = "inbox"
 CANCEL = "cancel"
-RETRIES = (1.0, 2.0, 4.0)  # seconds before judging or landing is tried again where infrastructure failed
+RETRIES = (1.0, 2.0, 4.0)  # seconds before judging is tried again where infrastructure failed
 LONGEST_WAIT = 6 * 3600.0
 FIRST_LOOK, LAST_LOOK = 0.2, 10.0  # seconds between looks at a child that has not rung: it may have ended before this process began
 
@@ -164,12 +164,9 @@ class Flows:
     async def landing(self, run: str, task: str, base: str, verdict: Data) -> Data:
         """Prepare and land, again if the branch moved in between. One landing of a run at a time."""
         async with self._lane:
-            waits = list(RETRIES)
             while True:
                 intent = await self._step("prepare", self._landings.prepare, run, task, base, verdict, preemptible=True)
-                if intent["trouble"] and waits:
-                    await durable.sleep(waits.pop(0))
-                elif intent["bounce"] or intent["trouble"] or await self._step("land", self._landings.land, run, task, intent):
+                if intent["bounce"] or intent["trouble"] or await self._step("land", self._landings.land, run, task, intent):
                     return dict(intent)
 
     async def _turn(self, course: Course) -> Course | None:  # noqa: PLR0911 - one return per kind of verdict
