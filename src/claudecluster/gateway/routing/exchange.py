@@ -66,6 +66,7 @@ class _Job:
     retried: set[str] = field(default_factory=set)
     failures: list[tuple[str, Failure, Signal]] = field(default_factory=list)
     tries: int = 0
+    again: bool = False  # everybody is being asked a second time
 
 
 class Exchange:
@@ -236,8 +237,10 @@ class Exchange:
         if verdict is Verdict.NEXT or provider.name in job.retried:
             job.failed.add(provider.name)
         job.retried.add(provider.name)
-        if signal.trouble is Trouble.LIMITED and not self._open_to(job):
-            job.failed.clear()  # nobody else may answer: wait for the lane with all the others
+        if not self._open_to(job) and (signal.trouble is Trouble.LIMITED or (len(job.choices) > 1 and not job.again)):
+            # Nobody else may answer: wait for the lane with all the others; or all have failed, and once is no proof.
+            job.again = True
+            job.failed.clear()
         await job.relay.go_on()
         return False
 
