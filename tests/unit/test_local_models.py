@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claudecluster.gateway.local.models import DEFAULT, Facts, Row, choose, facts_of, named, table_from
+from claudecluster.gateway.local.models import DEFAULT, Facts, Row, choose, facts_from, facts_of, named, table_from
 from claudecluster.model.errors import Refused
 
 TABLE = table_from(
@@ -104,3 +104,12 @@ def test_the_choice_is_always_an_installed_model(rows: list[Row], available: lis
     choice = choose(facts, rows, available)
     assert choice.model in available
     assert choice.why.startswith(choice.model)
+
+
+def test_a_request_says_what_its_table_row_asks_for_by_its_first_prompt_and_the_tasks_files() -> None:
+    reminder = "<system-reminder>Refactor the architecture in typescript.</system-reminder>"
+    first = {"role": "user", "content": [{"type": "text", "text": reminder}, {"type": "text", "text": "Fix a typo."}]}
+    later = {"role": "user", "content": "Now redesign the concurrency, security and performance."}
+    found = facts_from({"messages": [first, later]}, ("src/*.rs",), category="code", wanted="claude-x")
+    assert found == Facts("claude-x", "code", "low", "rust")
+    assert facts_from({}) == facts_of("")

@@ -64,7 +64,7 @@ class Ask:
     `path` is MESSAGES, COUNT_TOKENS or MODELS; `query` has no question mark. `headers` have lower-case names, without
     hop-by-hop headers and credentials. `body` is byte for byte what came in, `payload` the same parsed (empty for GET).
     `model` is what the client named, or what a route put in its place; `credentials` is a user's own login in flight;
-    `scope` names the task and attempt it comes from, if it comes from a run, `category` the kind of its work.
+    `scope` names the task and attempt it comes from, if it comes from a run, `category` and `files` say what work it is.
     """
 
     method: str
@@ -78,6 +78,7 @@ class Ask:
     session: str = ""
     scope: str = ""
     category: str = ""
+    files: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

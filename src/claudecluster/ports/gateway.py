@@ -22,6 +22,7 @@ class Visitor:
     fallback: Literal["auto", "never"] = "auto"
     budget_usd: float | None = None
     budget_tokens: int | None = None
+    files: tuple[str, ...] = ()  # patterns of what the work may touch
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,6 @@ class Gateway(Protocol):
 
     async def open(self, name: str, visitor: Visitor) -> Door:
         """Open a door under that name, replacing an older one. The token in `env` dies with it. Refused if no model may answer."""
-        ...
 
     async def close(self, name: str) -> None:
         """Close the door, cutting its connections and removing its socket. Unknown names are fine."""

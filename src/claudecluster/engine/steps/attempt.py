@@ -232,8 +232,16 @@ class Attempts:
 
 
 def _visitor(errand: Errand, task: Task) -> Visitor:
-    model = errand.model or task.model
-    return Visitor(errand.run, task.id, errand.attempt, model, task.category.value, privacy=task.privacy, fallback=task.fallback)
+    return Visitor(
+        errand.run,
+        task.id,
+        errand.attempt,
+        errand.model or task.model,
+        task.category.value,
+        privacy=task.privacy,
+        fallback=task.fallback,
+        files=tuple(task.files),
+    )
 
 
 def _left(budget: float | None, used: float, whose: str, where: str) -> float | None:

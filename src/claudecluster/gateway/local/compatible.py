@@ -88,7 +88,9 @@ class Compatible:
         if ask.path == MODELS:
             return listed(models)
         try:
-            choice = for_client(self._choice(facts_from(ask.payload, category=ask.category, wanted=ask.model), models), ask, models)
+            choice = for_client(
+                self._choice(facts_from(ask.payload, ask.files, category=ask.category, wanted=ask.model), models), ask, models
+            )
         except Refused as refused:
             return error(404, f"{refused.message}; {refused.hint}")
         target = Target(

@@ -138,7 +138,7 @@ def facts_of(prompt: str, files: Iterable[str] = (), *, category: str = "", want
     return Facts(wanted, category, complexity, language)
 
 
-def facts_from(payload: Mapping[str, Any], *, category: str = "", wanted: str = "") -> Facts:
+def facts_from(payload: Mapping[str, Any], files: Iterable[str] = (), *, category: str = "", wanted: str = "") -> Facts:
     """Return what a request says about its work: its first prompt without the client's own notes, so that a session keeps its model."""
     messages = payload.get("messages")
     users = (
@@ -147,7 +147,7 @@ def facts_from(payload: Mapping[str, Any], *, category: str = "", wanted: str = 
     content = next(users, {}).get("content")
     blocks = content if isinstance(content, list) else [{"text": content}]
     text = "\n".join(str(block.get("text") or "") for block in blocks if isinstance(block, Mapping))
-    return facts_of(REMINDER.sub("", text), category=category, wanted=wanted)
+    return facts_of(REMINDER.sub("", text), files, category=category, wanted=wanted)
 
 
 def _says(text: str, language: str) -> bool:

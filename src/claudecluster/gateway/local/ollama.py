@@ -82,7 +82,9 @@ class Ollama:
         if not models and not any(instance.models_at > float("-inf") for instance in self._fleet.instances):
             raise Failure(Cause.UNREACHABLE, "; ".join(f"{one.url}: {one.why}" for one in self._fleet.instances))
         try:
-            choice = for_client(self._choice(facts_from(ask.payload, category=ask.category, wanted=ask.model), models), ask, models)
+            choice = for_client(
+                self._choice(facts_from(ask.payload, ask.files, category=ask.category, wanted=ask.model), models), ask, models
+            )
         except Refused as refused:
             return error(404, f"{refused.message}; {refused.hint}")
         target = await self._target(choice.model)

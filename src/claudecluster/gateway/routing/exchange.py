@@ -91,7 +91,7 @@ class Exchange:
         visitor = visit.visitor
         scope = f"{visitor.task}/{visitor.attempt}" if visitor.task else ""
         try:
-            ask = replace(make_ask(request, scope, pass_login=visit.pass_login), category=visitor.category)
+            ask = replace(make_ask(request, scope, pass_login=visit.pass_login), category=visitor.category, files=visitor.files)
         except ValueError as error:
             await refuse(reply, Refusal(400, str(error), retry=False), request_id)
             return
