@@ -16,6 +16,7 @@ from claudecluster.kit.clock import SystemClock
 from claudecluster.model.errors import Conflict, NotFound, Refused, Unavailable
 from claudecluster.model.event import Change
 from claudecluster.model.run import TaskState
+from claudecluster.model.usage import Metered, Usage
 from claudecluster.storage.migrations import HEAD
 from claudecluster.storage.open import open_store
 from claudecluster.storage.store import SqlStore
@@ -287,3 +288,11 @@ async def test_ten_thousand_tasks_are_added_and_listed(store: SqlStore) -> None:
     await begun(store, *(f"t{number}" for number in range(10_000)))
     assert len(await store.tasks(RUN)) == 10_000
     assert time.perf_counter() - began < 10  # measured: 0.3 s
+
+
+async def test_all_that_was_metered_is_told_by_whom_and_by_what_not_request_by_request(store: SqlStore) -> None:
+    used = Usage(requests=1, input_tokens=10, output_tokens=2, cost_usd=0.5)
+    for key, model, user in (("1", "a", ""), ("2", "a", ""), ("3", "b", "ada")):
+        await store.meter(Metered(key, "", "", 0, "anthropic", model, used, float(key), degraded=model == "b", user=user))
+    found = {(record.model, record.user, record.degraded): (record.usage, record.at) for record in await store.spent()}
+    assert found == {("a", "", False): (used + used, 2.0), ("b", "ada", True): (used, 3.0)}
