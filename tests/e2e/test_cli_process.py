@@ -137,6 +137,16 @@ def test_looking_at_a_run_needs_no_engine_and_no_repository(cli: Cli, repo: Path
     assert "task" in cli("runs", cwd=tmp_path).out or "echo x" in cli("runs", cwd=tmp_path).out
 
 
+def test_git_itself_verifies_a_landed_commit_with_the_key_that_is_shown(cli: Cli, repo: Path, tmp_path: Path) -> None:
+    commit = cli("run", "echo x > x", *PLAIN, "--json", cwd=repo).json()["tasks"][0]["commit"]
+    signers = tmp_path / "signers"
+    signers.write_text(cli("receipt", "key").out)
+    verify = ("git", "-c", f"gpg.ssh.allowedSignersFile={signers}", "verify-commit", commit)
+    done = subprocess.run(verify, cwd=repo, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert 'Good "git" signature for claudecluster@localhost' in done.stderr
+
+
 def test_a_tampered_receipt_is_found(cli: Cli, repo: Path, state: Path) -> None:
     run = cli("run", "echo x > x", *PLAIN, "--gate", "true", "--json", cwd=repo).json()["run"]
     assert cli("receipt", "verify", run, cwd=repo).code == 0

@@ -58,6 +58,11 @@ async def proofs(settings: Settings, store: Store, run: str, task: str = "") -> 
     return found
 
 
+def allowed_signer(settings: Settings) -> str:
+    """Return our public key as a line of git's `gpg.ssh.allowedSignersFile` (format: ssh-keygen(1), ALLOWED SIGNERS)."""
+    return signing.load(settings.home / "keys").allowed_signer.rstrip("\n")
+
+
 def _mismatch(landing: TaskRecord, text: str) -> list[str]:
     """Compare a receipt with the landing it is filed under: a good receipt of something else proves nothing here."""
     said = Proof(landing.id, text, ()).receipt

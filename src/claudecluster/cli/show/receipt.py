@@ -55,6 +55,13 @@ def verify(run: Run, task: Task = "", as_json: Json = False) -> int:
     return exits.LANDED if sound else exits.FAILED
 
 
+@app.command()
+def key() -> int:
+    """Print the public key of landed commits as a line for git's gpg.ssh.allowedSignersFile, for `git verify-commit`."""
+    voice.data(module("claudecluster.assembly.proofs").allowed_signer(load().settings))
+    return exits.LANDED
+
+
 async def _stored(settings: Settings, run: str, task: str) -> list[tuple[str, str]]:
     async with module("claudecluster.assembly.build").reading(settings) as store:
         await (store.task(run, task) if task else store.run(run))
