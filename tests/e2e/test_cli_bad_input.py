@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sqlite3
 import subprocess
 from collections.abc import Callable, Mapping
@@ -272,3 +273,19 @@ def test_ten_thousand_tasks_are_planned_in_two_seconds(cli: Cli, tmp_path: Path)
     assert (after.children_user + after.children_system) - (
         before.children_user + before.children_system
     ) < 2  # others use this machine too
+
+
+@pytest.mark.parametrize("size", ["160k", "1m"])  # room for less than the database, and for less than the repository
+def test_a_disk_that_is_full_from_the_start_is_said_in_two_lines(
+    cli: Cli, make_repo: Callable[..., Path], tmp_path: Path, size: str
+) -> None:
+    repo = make_repo("large", {"large.bin": random.Random(1).randbytes(3_000_000).hex()})
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        answer = cli("run", "true", "--agent", "command", "--sandbox", "none", cwd=repo, env={"CLAUDECLUSTER_HOME": str(disk / "state")})
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+    assert "full" in refused(answer, 4)[0]

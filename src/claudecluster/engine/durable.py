@@ -17,10 +17,12 @@ from dbos import DBOS, DBOSClient, DBOSConfig, SetEnqueueOptions, SetWorkflowID
 from dbos import error as dbos_error
 from dbos._serialization import DBOSPortableJSONSerializer
 
+from claudecluster.model.errors import Unavailable
+
 APP = "claudecluster"
 VERSION = "1"
 THREADS = 16
-POLL = 0.05  # seconds between looks at a queue that work waits in
+POLL = 0.02  # seconds between looks at a queue that work waits in
 SLOW_POLL = 0.25  # of a queue that only takes over from the dead
 
 Flow = Callable[..., Coroutine[Any, Any, Any]]
@@ -45,7 +47,7 @@ class Durable:
             "max_executor_threads": THREADS,
             "log_level": "CRITICAL",
             "serializer": DBOSPortableJSONSerializer(),
-            "notification_listener_polling_interval_sec": POLL,
+            "notification_listener_polling_interval_sec": SLOW_POLL,
             "scheduler_polling_interval_sec": 3600.0,
         }
         engine = database(self.url)
@@ -56,10 +58,15 @@ class Durable:
             DBOS.workflow(name=name, max_recovery_attempts=None)(flow)
 
     async def start(self, queues: Mapping[str, int | None]) -> None:
-        """Serve these queues and no others; a number bounds how many run at once in this process."""
-        await asyncio.to_thread(self._announce, queues)  # known before launch, a queue is served at once, not after a second
-        DBOS.listen_queues(list(queues))
-        DBOS.launch()
+        """Serve these queues and no others; a number bounds how many run at once in this process. Raises Unavailable."""
+        try:
+            await asyncio.to_thread(self._announce, queues)  # known before launch, a queue is served at once, not after a second
+            DBOS.listen_queues(list(queues))
+            DBOS.launch()
+        except sa.exc.DBAPIError as error:
+            raise Unavailable(
+                f"the engine's tables cannot be used: {error.orig}", hint="free some disk space, or check the database"
+            ) from error
 
     def _announce(self, queues: Mapping[str, int | None]) -> None:
         DBOS.migrate(self.url)
@@ -122,7 +129,7 @@ async def step(name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args
     return await DBOS.run_step_async({"name": name, "preemptible": preemptible}, action, *args)
 
 
-async def result(handle: Any, poll: float = 0.02) -> Any:
+async def result(handle: Any, poll: float = 0.004) -> Any:
     """Wait for a child's result; None if it was cancelled."""
     try:
         return await handle.get_result(polling_interval_sec=poll)

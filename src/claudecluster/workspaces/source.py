@@ -130,6 +130,8 @@ class Origin:
 
     def _unreachable(self, output: bytes, reason: str) -> Refused | Unavailable:
         place = PASSWORD.sub("", self.source.place)
+        if b"No space left" in output or b"Disk quota" in output:
+            return Unavailable(f"the disk is full: no room for a copy of {place}", hint="free some space in the state folder and try again")
         if not self.source.remote:
             return Unavailable(f"cannot read {place}: {reason}")
         gone = (
