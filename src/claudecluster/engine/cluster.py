@@ -8,7 +8,7 @@ import contextlib
 from dataclasses import dataclass
 
 from claudecluster.engine import durable
-from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, WAKE, Flows, control, pool, run_workflow, task_workflow
+from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, Flows, control, pool, run_workflow, task_workflow
 from claudecluster.engine.orders import order_of
 from claudecluster.engine.parts import Parts
 from claudecluster.engine.rollback import rollback_order
@@ -151,7 +151,7 @@ class Cluster:
             match task.state:
                 case TaskState.PENDING:  # it may be queued for a worker already
                     await self._bench.flows.cancel(task.id)
-                    await durable.send(run_workflow(run), task.id, WAKE)
+                    self._bench.flows.woken.set()
                 case TaskState.WAITING:
                     await durable.send(task_workflow(run, task.id), CANCEL, INBOX)
                 case _:

@@ -23,11 +23,11 @@ from claudecluster.supervisor.judgement import Conflicted, Red
 
 TROUBLES = 5  # infrastructure failures in a row, none of them with a known delay, before a task is given up
 PATIENCE = 14 * 86400.0  # seconds a task waits for a person
-WAKE = "wake"
 GO_ON = "go-on"
 INBOX = "inbox"
 CANCEL = "cancel"
 RETRIES = (1.0, 2.0, 4.0)  # seconds before judging is tried again where infrastructure failed
+IDLE = 60.0  # seconds after which a run looks at its tasks though nobody woke it
 LONGEST_WAIT = 6 * 3600.0
 FIRST_LOOK, LAST_LOOK = 0.2, 10.0  # seconds between looks at a child that has not rung: it may have ended before this process began
 
@@ -76,6 +76,7 @@ class Flows:
         self._landings = landings
         self._progress = progress
         self.settled = progress.settled
+        self.woken = asyncio.Event()  # set when a task's state may let others start
         self._lane = asyncio.Lock()
         self.closing = asyncio.Event()
         self.inherited = False  # whether a dead process began some of the children
@@ -96,7 +97,7 @@ class Flows:
                 await self.task(run, task, priority)
             except Exception as error:  # noqa: BLE001 - the same for a task: the others go on
                 await self._step("broken", self._progress.close, run, task, TaskState.FAILED.value, _defect(error), True)
-                await durable.send(run_workflow(run), task, WAKE)
+                self.woken.set()
 
         async def attempt_flow(name: str, errand: Data) -> Data:
             with self._ringing(name):
@@ -134,7 +135,9 @@ class Flows:
                 await durable.begin(task_workflow(run, task), self._flows["task"], run, task, priority)
             if turn["over"]:
                 break
-            await durable.receive(WAKE, 3600.0)
+            with contextlib.suppress(TimeoutError):  # waiting is no part of the history: the next turn looks at the store
+                await asyncio.wait_for(self.woken.wait(), IDLE)
+            self.woken.clear()
         while not await self._step("finish", self._progress.finish, run, problem):
             await durable.receive(GO_ON, PATIENCE)
 
@@ -144,7 +147,7 @@ class Flows:
         course: Course | None = Course(ERRAND.validate_python(data), priority) if data else None
         while course is not None:
             course = await self._turn(course)
-        await durable.send(run_workflow(run), task, WAKE)
+        self.woken.set()
         await self._progress.clean(run, task)  # no step: what a crash leaves is swept when the run ends
 
     async def attempt(self, errand: Data) -> Data:
@@ -229,7 +232,7 @@ class Flows:
         """Wait for a person, for days if need be; the process may end meanwhile."""
         errand = course.errand
         await self._step("ask", self._progress.ask, errand.run, errand.task, question)
-        await durable.send(run_workflow(errand.run), errand.task, WAKE)
+        self.woken.set()
         if await durable.receive(INBOX, PATIENCE) in {None, CANCEL}:
             return await self._close(course, TaskState.CANCELLED, "cancelled")
         data = await self._step("anew", self._progress.anew, pack(ERRAND, errand))
