@@ -129,12 +129,15 @@ class Flows:
         problem = await self._step("prepare", self._progress.prepare, run)
         started: set[str] = set()
         while not problem:
+            before = self._progress.turns
             turn = await self._step("turn", self._progress.turn, run, sorted(started))
             for task, priority in turn["start"]:
                 started.add(task)
                 await durable.begin(task_workflow(run, task), self._flows["task"], run, task, priority)
             if turn["over"]:
                 break
+            if self._progress.turns == before:
+                continue  # a turn of the past, played again: what it waited for has happened
             with contextlib.suppress(TimeoutError):  # waiting is no part of the history: the next turn looks at the store
                 await asyncio.wait_for(self.woken.wait(), IDLE)
             self.woken.clear()

@@ -25,6 +25,7 @@ class Progress:
     def __init__(self, parts: Parts, scenes: Scenes) -> None:
         self._parts = parts
         self._scenes = scenes
+        self.turns = 0  # how many were really made, not played again from the history
         self.settled = asyncio.Event()  # set when the run is over or waits for a person
 
     async def prepare(self, run: str) -> str:
@@ -40,6 +41,7 @@ class Progress:
 
     async def turn(self, run: str, started: list[str]) -> dict[str, object]:
         """Return which tasks can start now, with their priorities, and whether all are over. Marks what is blocked or cancelled."""
+        self.turns += 1
         scene = await self._scenes.of(run)
         record = await self._parts.store.run(run)
         tasks = await self._parts.store.tasks(run)
