@@ -172,6 +172,7 @@ class Attempts:
         tokens_left = _left(task.budget_tokens, tokens(used), f"task {task.id}", "budget_tokens")
         visitor = replace(
             _visitor(errand, task),
+            priority=-scene.priorities[task.id],  # when models are short, the critical path goes first
             budget_usd=min((left for left in (run_left, task_left) if left is not None), default=None),
             budget_tokens=None if tokens_left is None else int(tokens_left),
         )

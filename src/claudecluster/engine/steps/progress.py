@@ -52,11 +52,10 @@ class Progress:
         blocked = graph.blocked(scene.order.plan, states)
         await self._end(run, {task: f"needs {cause}, which did not land" for task, cause in blocked.items()}, TaskState.BLOCKED)
         states |= dict.fromkeys(blocked, TaskState.BLOCKED)
-        priorities = graph.priority(scene.order.plan)
         ready = [task for task in graph.ready(scene.order.plan, states) if task not in set(started)]
         over = all(state.over for state in states.values())
         await self._waiting(run, record.state, [replace(task, state=states[task.id]) for task in tasks], ready)
-        return {"start": [[task, 1 + priorities[task]] for task in ready], "over": over}
+        return {"start": [[task, 1 + scene.priorities[task]] for task in ready], "over": over}
 
     async def _waiting(self, run: str, state: RunState, tasks: list[TaskRecord], ready: list[str]) -> None:
         """Say so when only a person can move the run on."""

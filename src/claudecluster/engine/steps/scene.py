@@ -1,9 +1,11 @@
 """Where a run takes place: its record, its order, its hub, its set-up layer. Looked up once per process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from claudecluster.engine.orders import order_of
 from claudecluster.engine.parts import Parts
+from claudecluster.graph import order as graph
 from claudecluster.model import ids
 from claudecluster.model.errors import NotFound
 from claudecluster.model.order import Order
@@ -14,12 +16,16 @@ from claudecluster.ports.workspace import Hub
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What does not change while a run lasts. `layer` is the key of its set-up layer, empty without one."""
+    """What does not change while a run lasts. `layer` is the key of its set-up layer, empty without one.
+
+    `priorities` has a number for each task, smaller first: the user's wish, then the critical path.
+    """
 
     record: RunRecord
     order: Order
     hub: Hub
     layer: str
+    priorities: Mapping[str, int]
 
     @property
     def run(self) -> str:
@@ -53,5 +59,5 @@ class Scenes:
             order = order_of(record.spec)
             hub = await self._parts.repositories.open(record.repo)
             layer = await hub.layer_key(record.base, order.plan.setup) if order.plan.setup else ""
-            self._known[run] = Scene(record, order, hub, layer)
+            self._known[run] = Scene(record, order, hub, layer, graph.priority(order.plan))
         return self._known[run]
