@@ -1,10 +1,12 @@
 """What people get wrong is answered in one clear line and a hint, with exit code 2 or 4; nothing is written, nothing is half done."""
 
+import contextlib
 import json
 import os
 import random
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -289,3 +291,28 @@ def test_a_disk_that_is_full_from_the_start_is_said_in_two_lines(
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
     assert "full" in refused(answer, 4)[0]
+
+
+def test_a_disk_that_fills_up_in_the_middle_ends_the_run_in_two_lines_and_resume_goes_on(cli: Cli, repo: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        env = {"CLAUDECLUSTER_HOME": str(disk / "state")}
+        process = cli.start("run", "sleep 6; echo 1 > one", "--agent", "command", *PLAIN, cwd=repo, env=env)
+        end = time.monotonic() + 60
+        while not (disk / "state" / "repositories").exists() or not list((disk / "state" / "repositories").glob("*/workspaces/*")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as fill:
+            while True:
+                fill.write(b"x" * 65536)
+        _, err = process.communicate(timeout=90)
+        assert process.returncode == 4, err
+        assert "disk is full" in err
+        assert "Traceback" not in err
+        (disk / "fill").unlink()
+        assert cli("resume", cwd=repo, env=env).code == 0
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

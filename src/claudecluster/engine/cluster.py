@@ -19,7 +19,7 @@ from claudecluster.engine.steps.scene import Scenes
 from claudecluster.engine.submission import Submission
 from claudecluster.engine.vigil import Vigil
 from claudecluster.model import ids
-from claudecluster.model.errors import Conflict
+from claudecluster.model.errors import ClusterError, Conflict
 from claudecluster.model.event import Change
 from claudecluster.model.order import Order
 from claudecluster.model.run import RunRecord, RunState, TaskState
@@ -112,7 +112,7 @@ class Cluster:
                 await bench.engine.take_over(worker, control(run))
                 await parts.roster.forget(worker)
             return await self._settled(run, bench.flows.settled)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ClusterError):
             bench.flows.closing.set()
             await self._interrupted(run)
             raise
@@ -124,6 +124,8 @@ class Cluster:
             with contextlib.suppress(TimeoutError):  # whoever ends the run rings; the store has the last word
                 await asyncio.wait_for(settled.wait(), DEAF)
             settled.clear()
+            if self._vigil is not None and self._vigil.trouble is not None:
+                raise self._vigil.trouble
             record = await self._parts.store.run(run)
             if record.state.over:
                 await self._sweep(run)

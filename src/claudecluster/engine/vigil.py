@@ -6,6 +6,7 @@ declared dead stops at its next beat, whatever it was doing: its agents die with
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import uuid
@@ -13,10 +14,12 @@ from collections.abc import Awaitable, Callable
 
 from claudecluster.kit import processes
 from claudecluster.kit.clock import Clock
+from claudecluster.model.errors import ClusterError
 from claudecluster.model.run import WorkerRecord
 from claudecluster.ports.store import Roster
 
 BEAT = 1.0  # seconds
+PATIENCE = 8.0  # seconds without the store before a worker gives up; less than DEAD
 DEAD = 15.0  # seconds without a beat after which another host takes over
 FENCED = 75  # exit code of a worker that found itself declared dead (EX_TEMPFAIL)
 
@@ -32,6 +35,7 @@ class Vigil:
         self.id = f"{self.host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._born = processes.born(os.getpid())
         self._beating: asyncio.Task[None] | None = None
+        self.trouble: ClusterError | None = None  # why the store has not been reached for too long
 
     async def take(self) -> list[str] | None:
         """Become the run's server. Returns the dead workers to take over from; None while another one lives."""
@@ -55,12 +59,20 @@ class Vigil:
         """Stop serving, so that whoever resumes need not wait."""
         if self._beating is not None:
             self._beating.cancel()
-        await self._roster.bury(self.id)
+        with contextlib.suppress(ClusterError):  # a worker that cannot say so is found dead by its process
+            await self._roster.bury(self.id)
 
     async def _keep(self, every: Callable[[], Awaitable[None]]) -> None:
+        since: float | None = None
         while True:
-            await self._beat()
-            await every()
+            try:
+                await self._beat()
+                await every()
+                since = None
+            except ClusterError as error:  # a busy or full disk may pass; where it does not, somebody must say so
+                since = self._clock.monotonic() if since is None else since
+                if self._clock.monotonic() - since > PATIENCE:
+                    self.trouble = error
             await self._clock.sleep(BEAT)
 
     async def _beat(self) -> None:
