@@ -1,7 +1,8 @@
 """The workflows: a run starts its tasks as they become ready, a task goes from attempt to attempt until it lands, ends or asks.
 
 Workflow code is replayed after a crash, so it decides only from its inputs and from the results of steps. Everything that
-touches the world is a step. Parents wait on the unbounded control queue; only attempts occupy a worker, only landings the lane.
+touches the world is a step. Only attempts wait in a queue and occupy a worker; all else starts at
+once in the serving process, and after its death is taken over through the run's control queue.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ swapped, facts carry a key. What an outcome means for the task is the task workf
 import asyncio
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -23,7 +24,7 @@ from claudecluster.model.event import Change
 from claudecluster.model.evidence import Accept, Ask, Changes, Escalate, Evidence, Outcome, Reject, Report, Retry
 from claudecluster.model.evidence import Verdict as Sight
 from claudecluster.model.run import TaskState
-from claudecluster.model.task import Task
+from claudecluster.model.task import Gate, Task
 from claudecluster.model.tree import Wanted
 from claudecluster.ports.agent import Agent, Brief
 from claudecluster.ports.gateway import Door, Visitor
@@ -199,7 +200,7 @@ class Attempts:
         return Changes(errand.base, commit, merged.tree, (landed,))
 
     async def _look(self, scene: Scene, errand: Errand, evidence: Evidence) -> Evidence:
-        gates = scene.order.plan.gates_of(evidence.task)
+        gates = (*_resolved(errand), *scene.order.plan.gates_of(evidence.task))
         name = f"{ids.attempt_name(errand.run, errand.task, errand.attempt)}.gates"
         site = Site(name, scene.record.base, evidence.changes.commit, scene.layer)
         findings = [] if evidence.task.agent == REVERT else [scope.scope(evidence.task, evidence.changes)]
@@ -243,6 +244,14 @@ def _visitor(errand: Errand, task: Task) -> Visitor:
         fallback=task.fallback,
         files=tuple(task.files),
     )
+
+
+def _resolved(errand: Errand) -> tuple[Gate, ...]:
+    """Return the gate that no conflict marker is left, for an attempt that began with some: it may be the only one there is."""
+    if not errand.conflicts:
+        return ()
+    command = "! grep -nE '^(<{7}|>{7}) ' -- " + " ".join(shlex.quote(path) for path in errand.conflicts)
+    return (Gate("conflict-markers", command, 60.0),)
 
 
 def _left(budget: float | None, used: float, whose: str, where: str) -> float | None:
