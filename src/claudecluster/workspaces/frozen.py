@@ -80,8 +80,9 @@ class Frozen:
         return self.provider.overlays
 
     def base(self, commit: str) -> Path:
-        """Return where a commit's base is, or will be."""
-        return self.shelf.folder / "bases" / commit
+        """Return where a commit's base is, or will be. Its files belong to whom sandboxes run as: another back end has its own."""
+        owner = self.shelf.owner
+        return self.shelf.folder / "bases" / (f"{commit}.{owner[0]}" if owner else commit)
 
     def layer(self, key: str) -> Path:
         """Return where a set-up layer is, or will be: folders `tree`, `home`, `shares` and a list `loose`."""

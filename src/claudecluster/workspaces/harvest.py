@@ -101,8 +101,9 @@ class Harvest:
         (private / "config").write_text(CONFIG.format(version=1 if long else 0) + (SHA256 if long else ""))
         (private / "info/exclude").write_bytes(b"".join(self._excluded(made)))
         place = self.trees.place(made.workspace.name)
-        index = place / "index" if (place / "index").exists() else made.workspace.layers[0].lower[0] / ".git/index"
-        if index.exists():
+        lower = [layer.lower[0] / ".git" for layer in made.workspace.layers]
+        index = next((path / "index" for path in (place, *lower) if (path / "index").exists()), None)
+        if index:
             shutil.copy2(index, private / "index")
             if made.young:
                 blur(private / "index", {os.fsencode(path) for path, _ in disk.walk(made.workspace.layers[0].upper)}, len(made.at) // 2)

@@ -91,11 +91,11 @@ class Trees:
             return self.made(wanted.name).workspace
         if wanted.layer and not self.frozen.layer(wanted.layer).is_dir():
             raise NotFound(f"no set-up layer {wanted.layer}")
-        base = await self.frozen.thaw(wanted.base)
+        base = await self.frozen.thaw(wanted.base) if self.frozen.overlays else None
         draft = self.shelf.scratch()
         try:
             with disk.room("make a workspace"):
-                made = await (self._overlay(wanted, base, draft) if self.frozen.overlays else self._plain(wanted, draft))
+                made = await (self._overlay(wanted, base, draft) if base else self._plain(wanted, draft))
                 (draft / "made.json").write_text(made.dump())
                 self.shelf.bury(place)
                 draft.rename(place)

@@ -65,6 +65,7 @@ class Lab:
     state: Path
     provider: SandboxProvider
     repositories: GitRepositories
+    owner: Owner = None
 
     async def hub(self, repo: Path | str) -> LocalHub:
         return await self.repositories.open(str(repo))
@@ -115,7 +116,7 @@ def plain(tmp_path: Path) -> Lab:
 
 def build(state: Path, provider: SandboxProvider, owner: Owner = None) -> Lab:
     env = {**os.environ, "HOME": str(state.parent)}
-    return Lab(state, provider, GitRepositories(state, provider, signing.load(state), env=env, owner=owner))
+    return Lab(state, provider, GitRepositories(state, provider, signing.load(state), env=env, owner=owner), owner)
 
 
 Git = Callable[..., str]

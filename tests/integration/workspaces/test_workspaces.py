@@ -1,6 +1,7 @@
 """Workspaces: what an agent finds in one, and how it comes to be and goes away."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -321,11 +322,20 @@ async def test_a_base_is_checked_out_once_for_all_who_ask_together(lab: Any, mix
     base = await hubs[0].resolve("")
     await asyncio.gather(*(hub.workspace(Wanted(f"w{number}", base)) for number, hub in enumerate(hubs * 4)))
     (found,) = (hubs[0].origin.shelf.folder / "bases").iterdir()
-    assert found.name == base
+    assert found.name.partition(".")[0] == base
+
+
+async def test_plain_folders_first_and_overlays_later_in_the_same_state_folder(lab: Any, plain: Any, mixed: Path) -> None:
+    """What runs without isolation belongs to us; what an isolated agent later gets of the same commit belongs to it."""
+    if not lab.provider.overlays:
+        pytest.skip("this is about both")
+    await plain.done(await plain.hub(mixed), "echo plain > new.txt", "r.t.1")
+    _, ran = await lab.done(await lab.hub(mixed), "git status --porcelain; touch run.sh; echo mine > new.txt; git status --porcelain", "r.t.2")
+    assert ran.out == "?? new.txt"
 
 
 KILLED = """
-import asyncio, os, sys
+import asyncio, json, os, sys
 from pathlib import Path
 from claudecluster.model.tree import Wanted
 from claudecluster.testing.places import OpenPlace
@@ -344,7 +354,7 @@ class Provider:
 
 async def main():
     state = Path(sys.argv[1])
-    hub = await GitRepositories(state, Provider(), signing.load(state), env=dict(os.environ)).open(sys.argv[2])
+    hub = await GitRepositories(state, Provider(), signing.load(state), env=dict(os.environ), owner=json.loads(sys.argv[4])).open(sys.argv[2])
     base = await hub.resolve("")
     print("go", flush=True)
     await hub.workspace(Wanted("killed", base))
@@ -356,14 +366,14 @@ asyncio.run(main())
 
 async def test_a_kill_at_any_moment_of_the_making_is_mended_by_the_next_call(lab: Any, make_repo: RepoMaker) -> None:
     repo = make_repo("large", {f"folder-{number % 40}/file-{number}.txt": f"{number}\n" for number in range(1000)})
-    argv = [sys.executable, "-c", KILLED, str(lab.state), str(repo), str(lab.provider.overlays)]
+    argv = [sys.executable, "-c", KILLED, str(lab.state), str(repo), str(lab.provider.overlays), json.dumps(lab.owner)]
     for delay in (0.0, 0.02, 0.06):
         await asyncio.to_thread(kill_after, delay, argv)
     hub = await lab.hub(repo)
     base = await hub.resolve("")
     workspace = await hub.workspace(Wanted("killed", base))
     ran = await lab.act(workspace, "git status --porcelain; git ls-files | wc -l; find . -name '*.txt' | wc -l")
-    assert ran.out.split() == ["1000", "1000"]
+    assert (ran.err, ran.out.split()) == ("", ["1000", "1000"])
     assert await hub.workspaces("") == ["killed"]
     assert swept(hub) == []
 
