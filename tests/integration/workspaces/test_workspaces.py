@@ -330,7 +330,9 @@ async def test_plain_folders_first_and_overlays_later_in_the_same_state_folder(l
     if not lab.provider.overlays:
         pytest.skip("this is about both")
     await plain.done(await plain.hub(mixed), "echo plain > new.txt", "r.t.1")
-    _, ran = await lab.done(await lab.hub(mixed), "git status --porcelain; touch run.sh; echo mine > new.txt; git status --porcelain", "r.t.2")
+    _, ran = await lab.done(
+        await lab.hub(mixed), "git status --porcelain; touch run.sh; echo mine > new.txt; git status --porcelain", "r.t.2"
+    )
     assert ran.out == "?? new.txt"
 
 
