@@ -5,28 +5,18 @@ One session with tools before and after a failure: what the user sees, how often
 
 import asyncio
 import json
-import signal
-import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import claude_agent_sdk
 import pytest
 
-from claudecluster.testing.anthropic import ScriptedAnthropic
 from claudecluster.testing.ollama import ScriptedOllama
 from claudecluster.testing.ollama_wires import Reply, ToolCall
 from claudecluster.testing.scenario import Scenario
 
-CLI = Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
-pytestmark = pytest.mark.skipif(not CLI.exists(), reason="this wheel of claude-agent-sdk carries no CLI")
-KEY = "sk-ant-real-key-nobody-may-see"
 TOKEN = "test-token"
 HOURS = {"status": 429, "headers": {"retry-after": "7200"}}
 LOCAL = "The local model has finished it."
@@ -49,92 +39,6 @@ def local(body: Mapping[str, Any]) -> Reply:
     if "local model looks" in json.dumps(body["messages"]):
         return Reply(LOCAL)
     return Reply("The local model looks.", [ToolCall("Bash", ran("local"))])
-
-
-@dataclass
-class Told:
-    """What the CLI printed and how it ended."""
-
-    code: int
-    lines: list[dict[str, Any]]
-    ran: list[str]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        return self.lines[-1]
-
-
-@dataclass
-class House:
-    """A gateway process between two scripted servers."""
-
-    anthropic: ScriptedAnthropic
-    ollama: ScriptedOllama
-    url: str
-    folder: Path
-    process: subprocess.Popen[str]
-
-    async def claude(self, *more: str, prompt: str = "do it", token: str = TOKEN, headers: str = "") -> Told:
-        home, work = self.folder / "user", self.folder / "work"
-        home.mkdir(exist_ok=True)
-        work.mkdir(exist_ok=True)
-        argv = ("-p", prompt, "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions", *more)
-        own = {"ANTHROPIC_BASE_URL": self.url, "ANTHROPIC_API_KEY": token, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
-        process = await asyncio.create_subprocess_exec(
-            str(CLI),
-            *argv,
-            cwd=work,
-            env={
-                "PATH": "/usr/local/bin:/usr/bin:/bin",
-                "HOME": str(home),
-                "IS_SANDBOX": "1",
-                **own,
-                **({"ANTHROPIC_CUSTOM_HEADERS": headers} if headers else {}),
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            out, _ = await asyncio.wait_for(process.communicate(), 90)
-        finally:
-            if process.returncode is None:
-                process.kill()
-        path = work / "ran"
-        return Told(
-            process.returncode or 0, [json.loads(line) for line in out.splitlines()], path.read_text().split() if path.exists() else []
-        )
-
-    async def page(self, path: str) -> Any:
-        return json.loads(await asyncio.to_thread(fetch, self.url + path))
-
-
-def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=20) as response:
-        body: bytes = response.read()
-        return body
-
-
-@asynccontextmanager
-async def housed(cli: Any, folder: Path, faulty: Scenario, *, alone: bool = False, **env: str) -> AsyncIterator[House]:
-    async with ScriptedAnthropic(faulty, key=KEY) as anthropic, ScriptedOllama(local) as ollama:
-        given = {"ANTHROPIC_BASE_URL": anthropic.url, "ANTHROPIC_API_KEY": KEY, "CLAUDECLUSTER_GATEWAY_TOKEN": TOKEN, **env}
-        process = cli.start("gateway", env=given if alone else {"OLLAMA_BASE_URL": ollama.url, **given})
-        try:
-            assert process.stdout is not None
-            line = await asyncio.to_thread(process.stdout.readline)
-            assert line, process.stderr.read()
-            ready = json.loads(line)
-            assert set(ready) == {"url", "token"}
-            assert ready["token"] == TOKEN
-            yield House(anthropic, ollama, ready["url"], folder, process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            out, err = await asyncio.to_thread(process.communicate, None, 20)
-            assert process.returncode == 0, err
-            assert out == "", "one line of JSON and no more"
-            assert KEY not in err
-            assert "Traceback" not in err
 
 
 LASTING: dict[str, tuple[dict[str, Any], list[str], int]] = {
@@ -165,9 +69,9 @@ EVERY_DAY = {"429 for hours", "529", "a cut before the first byte", "a cut in th
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row in EVERY_DAY else [pytest.mark.slow]) for row in LASTING])
-async def test_a_session_with_tools_goes_on_at_the_local_model_and_nothing_is_done_twice(cli: Any, tmp_path: Path, row: str) -> None:
+async def test_a_session_with_tools_goes_on_at_the_local_model_and_nothing_is_done_twice(housed: Any, row: str) -> None:
     fault, tools, most = LASTING[row]
-    async with housed(cli, tmp_path, scenario([{**fault, "times": 50}])) as house:
+    async with housed(scenario([{**fault, "times": 50}]), ScriptedOllama(local)) as house:
         told = await house.claude()
         assert (told.code, told.result["is_error"], told.result["result"]) == (0, False, LOCAL)
         assert told.ran == tools
@@ -190,9 +94,9 @@ AFTER: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row == "a cut" else [pytest.mark.slow]) for row in AFTER])
-async def test_a_break_at_a_tool_call_keeps_what_the_tool_did(cli: Any, tmp_path: Path, row: str) -> None:
+async def test_a_break_at_a_tool_call_keeps_what_the_tool_did(housed: Any, row: str) -> None:
     fault = AFTER[row]
-    async with housed(cli, tmp_path, scenario([fault])) as house:
+    async with housed(scenario([fault]), ScriptedOllama(local)) as house:
         told = await house.claude()
         assert (told.code, told.result["is_error"]) == (0, False)
         assert told.ran.count("anthropic1") == (fault.get("cut") != "mid-tool"), (
@@ -202,8 +106,8 @@ async def test_a_break_at_a_tool_call_keeps_what_the_tool_did(cli: Any, tmp_path
         assert len(house.anthropic.messages) <= 5
 
 
-async def test_a_local_model_stands_in_for_an_anthropic_that_is_gone(cli: Any, tmp_path: Path) -> None:
-    async with housed(cli, tmp_path, scenario([])) as house:
+async def test_a_local_model_stands_in_for_an_anthropic_that_is_gone(housed: Any) -> None:
+    async with housed(scenario([]), ScriptedOllama(local)) as house:
         await house.anthropic.stop()
         told = await house.claude()
         assert (told.code, told.result["result"], told.ran) == (0, LOCAL, ["local"])
@@ -221,9 +125,9 @@ SHOWN: dict[str, tuple[dict[str, Any], str, int]] = {
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row == "401" else [pytest.mark.slow]) for row in SHOWN])
-async def test_what_only_the_user_can_mend_is_shown_and_not_stood_in_for(cli: Any, tmp_path: Path, row: str) -> None:
+async def test_what_only_the_user_can_mend_is_shown_and_not_stood_in_for(housed: Any, row: str) -> None:
     fault, words, most = SHOWN[row]
-    async with housed(cli, tmp_path, scenario([{**fault, "times": 50}])) as house:
+    async with housed(scenario([{**fault, "times": 50}]), ScriptedOllama(local)) as house:
         told = await house.claude()
         assert (told.code, told.result["is_error"]) == (1, True)
         assert words in told.result["result"]
@@ -232,16 +136,16 @@ async def test_what_only_the_user_can_mend_is_shown_and_not_stood_in_for(cli: An
         assert house.ollama.count("/api/chat") == 0
 
 
-async def test_without_a_local_model_a_limit_ends_the_turn_at_once_and_asks_once(cli: Any, tmp_path: Path) -> None:
-    async with housed(cli, tmp_path, scenario([{**HOURS, "times": 50}]), alone=True) as house:
+async def test_without_a_local_model_a_limit_ends_the_turn_at_once_and_asks_once(housed: Any) -> None:
+    async with housed(scenario([{**HOURS, "times": 50}]), ScriptedOllama(local), alone=True) as house:
         told = await house.claude()
         assert (told.code, told.result["is_error"]) == (1, True)
         assert "429" in told.result["result"]
         assert len(house.anthropic.messages) == 2
 
 
-async def test_a_session_returns_to_anthropic_once_its_limit_has_passed(cli: Any, tmp_path: Path) -> None:
-    async with housed(cli, tmp_path, scenario([{"status": 429, "headers": {"retry-after": "2"}}])) as house:
+async def test_a_session_returns_to_anthropic_once_its_limit_has_passed(housed: Any) -> None:
+    async with housed(scenario([{"status": 429, "headers": {"retry-after": "2"}}]), ScriptedOllama(local)) as house:
         first = await house.claude("--session-id", "0b6e6a3c-5f0e-4d0c-9d8c-6a8b7c1f0e55")
         assert first.result["result"] == LOCAL
         end = time.monotonic() + 30
@@ -256,8 +160,8 @@ async def test_a_session_returns_to_anthropic_once_its_limit_has_passed(cli: Any
         assert set((await house.page("/usage"))["by_session"]) == {"0b6e6a3c-5f0e-4d0c-9d8c-6a8b7c1f0e55"}
 
 
-async def test_headers_of_a_session_keep_it_private_or_refuse_a_stand_in(cli: Any, tmp_path: Path) -> None:
-    async with housed(cli, tmp_path, scenario([{**HOURS, "times": 50}], at=0)) as house:
+async def test_headers_of_a_session_keep_it_private_or_refuse_a_stand_in(housed: Any) -> None:
+    async with housed(scenario([{**HOURS, "times": 50}], at=0), ScriptedOllama(local)) as house:
         told = await house.claude(headers="x-claudecluster-privacy: local")
         assert (told.result["result"], house.anthropic.messages) == (LOCAL, [])
         told = await house.claude(headers="x-claudecluster-fallback: never")
@@ -265,8 +169,8 @@ async def test_headers_of_a_session_keep_it_private_or_refuse_a_stand_in(cli: An
         assert "429" in told.result["result"]
 
 
-async def test_a_wrong_token_reaches_nobody(cli: Any, tmp_path: Path) -> None:
-    async with housed(cli, tmp_path, scenario([])) as house:
+async def test_a_wrong_token_reaches_nobody(housed: Any) -> None:
+    async with housed(scenario([]), ScriptedOllama(local)) as house:
         for path, token in (("/v1/messages", "no"), ("/v1/models", "no"), ("/usage", "no"), ("/v1/complete", TOKEN)):
             request = urllib.request.Request(house.url + path, data=b"{}" if "m" in path else None, headers={"x-api-key": token})
             with pytest.raises(urllib.error.HTTPError) as caught:
