@@ -73,6 +73,7 @@ class House:
         token: str = TOKEN,
         headers: str = "",
         env: Mapping[str, str] | None = None,
+        patience: float = 90,
     ) -> Told:
         """Run one session; what is in `then` follows as further turns."""
         home, work = self.folder / "user", self.folder / "work"
@@ -90,7 +91,8 @@ class House:
             **({"ANTHROPIC_CUSTOM_HEADERS": headers} if headers else {}),
             **(env or {}),
         }
-        lines = await converse((str(self.cli), *argv), (prompt, *then) if then else (), work, own)
+        async with asyncio.timeout(patience):
+            lines = await converse((str(self.cli), *argv), (prompt, *then) if then else (), work, own)
         path = work / "ran"
         return Told(lines.pop(), lines, path.read_text().split() if path.exists() else [])
 
@@ -114,16 +116,15 @@ async def converse(argv: tuple[str, ...], prompts: tuple[str, ...], work: Path, 
     assert process.stdout is not None
     lines: list[Any] = []
     try:
-        async with asyncio.timeout(90):
-            for text in prompts:
-                process.stdin.write(json.dumps({"type": "user", "message": {"role": "user", "content": text}}).encode() + b"\n")
-                while line := await process.stdout.readline():
-                    lines.append(json.loads(line))
-                    if lines[-1]["type"] == "result":
-                        break
-            process.stdin.close()
-            lines += [json.loads(line) async for line in process.stdout]
-            return [*lines, await process.wait()]
+        for text in prompts:
+            process.stdin.write(json.dumps({"type": "user", "message": {"role": "user", "content": text}}).encode() + b"\n")
+            while line := await process.stdout.readline():
+                lines.append(json.loads(line))
+                if lines[-1]["type"] == "result":
+                    break
+        process.stdin.close()
+        lines += [json.loads(line) async for line in process.stdout]
+        return [*lines, await process.wait()]
     finally:
         if process.returncode is None:
             process.kill()
