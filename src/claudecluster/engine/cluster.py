@@ -8,8 +8,7 @@ import contextlib
 from dataclasses import dataclass
 
 from claudecluster.engine import durable
-from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, Flows, control, pool, run_workflow, task_workflow
-from claudecluster.engine.orders import order_of
+from claudecluster.engine.flows import CANCEL, GO_ON, INBOX, Flows, control, run_workflow, task_workflow
 from claudecluster.engine.parts import Parts
 from claudecluster.engine.rollback import rollback_order
 from claudecluster.engine.steps.attempt import Attempts
@@ -49,7 +48,7 @@ class Cluster:
     async def submit(self, order: Order) -> str:
         """Check everything and write the run down; return its id. Raises Refused or Unavailable, and then nothing was written."""
         run = ids.new_run()
-        warming = asyncio.create_task(self._warm(run, order.workers))  # the engine comes up while the order is checked
+        warming = asyncio.create_task(self._warm(run))  # the engine comes up while the order is checked
         try:
             checked = await Submission(self._parts).check(order, run)
         finally:
@@ -57,8 +56,8 @@ class Cluster:
         await Submission(self._parts).write(checked, run)
         return run
 
-    async def _warm(self, run: str, workers: int) -> "Bench":
-        """Start the engine on a run's queues, once."""
+    async def _warm(self, run: str) -> "Bench":
+        """Start the engine on a run's queue, once."""
         if self._bench is None:
             scenes = Scenes(self._parts)
             flows = Flows(Attempts(self._parts, scenes), Landings(self._parts, scenes), Progress(self._parts, scenes))
@@ -66,7 +65,7 @@ class Cluster:
             engine = durable.Durable(self._parts.engine_url, vigil.id)
             self._bench = Bench(run, flows, engine, vigil)
             engine.register(flows.named())
-            await engine.start({control(run): None, pool(run): max(workers, 1)})
+            await engine.start(control(run))
         if self._bench.run != run:
             raise Conflict(f"this process serves run {self._bench.run}", hint=f"claudecluster resume {run}")
         return self._bench
@@ -90,7 +89,7 @@ class Cluster:
         while not record.state.over:
             dead = await self._watch(run).take()
             if dead is not None:  # only now: an engine that is up takes work from the run's queues
-                return await self._serve(record, await self._warm(run, order_of(record.spec).workers), dead)
+                return await self._serve(record, await self._warm(run), dead)
             await self._parts.clock.sleep(LOOK)
             record = await self._parts.store.run(run)
             if record.state is RunState.WAITING:
@@ -106,7 +105,6 @@ class Cluster:
             )
             bench.vigil.keep(lambda: self._obey(run))
             await self._go_on(record)
-            bench.flows.inherited = bool(dead)
             await bench.flows.begin(run)
             for worker in dead:
                 await bench.engine.take_over(worker, control(run))
@@ -152,12 +150,12 @@ class Cluster:
                 continue
             match task.state:
                 case TaskState.PENDING:  # it may be queued for a worker already
-                    await self._bench.flows.cancel(task.id)
+                    self._bench.flows.cancel(task.id)
                     self._bench.flows.woken.set()
                 case TaskState.WAITING:
                     await durable.send(task_workflow(run, task.id), CANCEL, INBOX)
                 case _:
-                    await self._bench.flows.cancel(task.id)
+                    self._bench.flows.cancel(task.id)
 
     async def _interrupted(self, run: str) -> None:
         with contextlib.suppress(Exception):

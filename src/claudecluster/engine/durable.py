@@ -6,14 +6,13 @@ two processes share (else both run the same step), every workflow on a queue of 
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig, SetEnqueueOptions, SetWorkflowID
+from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID
 from dbos import error as dbos_error
 from dbos._serialization import DBOSPortableJSONSerializer
 
@@ -22,8 +21,7 @@ from claudecluster.model.errors import Unavailable
 APP = "claudecluster"
 VERSION = "1"
 THREADS = 16
-POLL = 0.02  # seconds between looks at a queue that work waits in
-SLOW_POLL = 0.25  # of a queue that only takes over from the dead
+POLL = 0.25  # seconds between looks at the queue that takes over from the dead, and for messages
 
 Flow = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -47,7 +45,7 @@ class Durable:
             "max_executor_threads": THREADS,
             "log_level": "CRITICAL",
             "serializer": DBOSPortableJSONSerializer(),
-            "notification_listener_polling_interval_sec": SLOW_POLL,
+            "notification_listener_polling_interval_sec": POLL,
             "scheduler_polling_interval_sec": 3600.0,
         }
         engine = database(self.url)
@@ -57,23 +55,22 @@ class Durable:
         for name, flow in flows.items():
             DBOS.workflow(name=name, max_recovery_attempts=None)(flow)
 
-    async def start(self, queues: Mapping[str, int | None]) -> None:
-        """Serve these queues and no others; a number bounds how many run at once in this process. Raises Unavailable."""
+    async def start(self, queue: str) -> None:
+        """Serve this queue and no other. Raises Unavailable."""
         try:
-            await asyncio.to_thread(self._announce, queues)  # known before launch, a queue is served at once, not after a second
-            DBOS.listen_queues(list(queues))
+            await asyncio.to_thread(self._announce, queue)  # known before launch, a queue is served at once, not after a second
+            DBOS.listen_queues([queue])
             DBOS.launch()
         except sa.exc.DBAPIError as error:
             raise Unavailable(
                 f"the engine's tables cannot be used: {error.orig}", hint="free some disk space, or check the database"
             ) from error
 
-    def _announce(self, queues: Mapping[str, int | None]) -> None:
+    def _announce(self, queue: str) -> None:
         DBOS.migrate(self.url)
         client = DBOSClient(system_database_url=self.url, system_database_engine=database(self.url))
         try:
-            for name, bound in queues.items():
-                client.register_queue(name, worker_concurrency=bound, polling_interval_sec=POLL if bound else SLOW_POLL)
+            client.register_queue(queue, polling_interval_sec=POLL)
         finally:
             client.destroy()
 
@@ -112,41 +109,15 @@ def database(url: str) -> sa.Engine:
     return engine
 
 
-async def enqueue(queue: str, workflow: str, flow: Flow, *args: object, priority: int | None = None) -> Any:
-    """Enqueue a workflow under its id (a second time is the same one) and return its handle."""
-    with SetWorkflowID(workflow), SetEnqueueOptions(priority=priority):
-        return await DBOS.enqueue_workflow_async(queue, flow, *args)
-
-
-async def begin(workflow: str, flow: Flow, *args: object) -> Any:
-    """Start a workflow here and now under its id (one that was begun before is left alone) and return its handle. It binds no worker."""
+async def begin(workflow: str, flow: Flow, *args: object) -> None:
+    """Start a workflow here and now under its id; one that was begun before is left alone."""
     with SetWorkflowID(workflow):
-        return await DBOS.start_workflow_async(flow, *args)
+        await DBOS.start_workflow_async(flow, *args)
 
 
-async def step(name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object, preemptible: bool = False) -> Any:
-    """Run a side effect once its result is recorded; until then it may run again. Preemptible ones end within a second of a cancel."""
-    return await DBOS.run_step_async({"name": name, "preemptible": preemptible}, action, *args)
-
-
-async def result(handle: Any, poll: float = 0.004) -> Any:
-    """Wait for a child's result; None if it was cancelled."""
-    try:
-        return await handle.get_result(polling_interval_sec=poll)
-    except dbos_error.DBOSAwaitedWorkflowCancelledError:
-        return None
-
-
-async def ended(workflow: str) -> bool:
-    """Tell whether a workflow has come to its end. Asked outside the caller's own history, so it is no step of it."""
-    asking = DBOS.list_workflows_async(workflow_ids=[workflow], load_input=False, load_output=False)
-    found = await asyncio.get_running_loop().create_task(asking, context=contextvars.Context())
-    return any(status.status not in {"PENDING", "ENQUEUED", "DELAYED"} for status in found)
-
-
-async def sleep(seconds: float) -> None:
-    """Wait durably: a restart does not begin again."""
-    await DBOS.sleep_async(seconds)
+async def step(name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object) -> Any:
+    """Run a side effect; once its result is recorded it is not run again, until then it may be."""
+    return await DBOS.run_step_async({"name": name}, action, *args)
 
 
 async def receive(topic: str, timeout: float) -> Any:
@@ -158,9 +129,3 @@ async def send(workflow: str, message: object, topic: str) -> None:
     """Send a workflow a message; one that is gone is fine."""
     with contextlib.suppress(dbos_error.DBOSNonExistentWorkflowError):
         await DBOS.send_async(workflow, message, topic)
-
-
-async def cancel(workflow: str) -> None:
-    """Cancel a workflow; its preemptible step is interrupted. Unknown ones are fine."""
-    with contextlib.suppress(dbos_error.DBOSNonExistentWorkflowError):
-        await DBOS.cancel_workflow_async(workflow)

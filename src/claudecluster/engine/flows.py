@@ -1,14 +1,14 @@
 """The workflows: a run starts its tasks as they become ready, a task goes from attempt to attempt until it lands, ends or asks.
 
 Workflow code is replayed after a crash, so it decides only from its inputs and from the results of steps. Everything that
-touches the world is a step. Only attempts wait in a queue and occupy a worker; all else starts at
-once in the serving process, and after its death is taken over through the run's control queue.
+touches the world is a step. All start at once in the process that serves the run, and after its death are taken over through the
+run's control queue; what is scarce (workers, judges, the landing lane) is waited for inside or between steps, in memory.
 """
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
@@ -30,17 +30,11 @@ CANCEL = "cancel"
 RETRIES = (1.0, 2.0, 4.0)  # seconds before judging is tried again where infrastructure failed
 IDLE = 60.0  # seconds after which a run looks at its tasks though nobody woke it
 LONGEST_WAIT = 6 * 3600.0
-FIRST_LOOK, LAST_LOOK = 0.2, 10.0  # seconds between looks at a child that has not rung: it may have ended before this process began
 
 
 def control(run: str) -> str:
-    """Return the queue of a run's parents."""
+    """Return the queue through which a run's workflows are taken over."""
     return f"control-{run}"
-
-
-def pool(run: str) -> str:
-    """Return the queue of a run's attempts."""
-    return f"pool-{run}"
 
 
 def run_workflow(run: str) -> str:
@@ -55,22 +49,20 @@ def task_workflow(run: str, task: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Where a task's workflow stands. `tries` numbers its children; `troubles` in a row and `bounces` so far."""
+    """Where a task's workflow stands, with its `troubles` in a row and its `bounces` so far."""
 
     errand: Errand
-    priority: int
-    tries: int = 1
     troubles: int = 0
     bounces: int = 0
 
     def next(self, errand: Errand, spent: int | None = None) -> "Course":
         """Return the course after an attempt that was judged. `spent` keeps the count where the attempt was not at fault."""
         counted = errand if spent is None else replace(errand, spent=spent)
-        return replace(self, errand=counted, tries=self.tries + 1, troubles=0)
+        return replace(self, errand=counted, troubles=0)
 
 
 class Flows:
-    """The workflows of one process. `live` knows which child of a task is under way, for cancelling it."""
+    """The workflows of one process."""
 
     def __init__(self, attempts: Attempts, landings: Landings, progress: Progress) -> None:
         self._attempts = attempts
@@ -80,9 +72,7 @@ class Flows:
         self.woken = asyncio.Event()  # set when a task's state may let others start
         self._lane = asyncio.Lock()
         self.closing = asyncio.Event()
-        self.inherited = False  # whether a dead process began some of the children
-        self.live: dict[str, set[str]] = defaultdict(set)
-        self.bells: dict[str, asyncio.Event] = {}
+        self._stops: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # set for tasks that are to be cancelled
 
     def named(self) -> dict[str, durable.Flow]:
         """Return the workflows under the names that the database knows them by. Plain functions: methods cannot be registered."""
@@ -93,32 +83,15 @@ class Flows:
             except Exception as error:  # noqa: BLE001 - a defect of ours ends the run and says so; it must not hang it
                 await self._step("broken", self._progress.finish, run, _defect(error))
 
-        async def task_flow(run: str, task: str, priority: int) -> None:
+        async def task_flow(errand: Data) -> None:
             try:
-                await self.task(run, task, priority)
+                await self.task(errand)
             except Exception as error:  # noqa: BLE001 - the same for a task: the others go on
+                run, task = str(errand["run"]), str(errand["task"])
                 await self._step("broken", self._progress.close, run, task, TaskState.FAILED.value, _defect(error), True)
                 self.woken.set()
 
-        async def attempt_flow(name: str, errand: Data) -> Data:
-            with self._ringing(name):
-                return await self.attempt(errand)
-
-        async def judge_flow(name: str, errand: Data, worked: Data) -> Data:
-            with self._ringing(name):
-                return await self.judge(errand, worked)
-
-        async def landing_flow(name: str, run: str, task: str, base: str, verdict: Data) -> Data:
-            with self._ringing(name):
-                return await self.landing(run, task, base, verdict)
-
-        self._flows: dict[str, durable.Flow] = {
-            "run": run_flow,
-            "task": task_flow,
-            "attempt": attempt_flow,
-            "judge": judge_flow,
-            "landing": landing_flow,
-        }
+        self._flows: dict[str, durable.Flow] = {"run": run_flow, "task": task_flow}
         return {f"claudecluster.{name}": flow for name, flow in self._flows.items()}
 
     async def begin(self, run: str) -> None:
@@ -132,9 +105,9 @@ class Flows:
         while not problem:
             before = self._progress.turns
             turn = await self._step("turn", self._progress.turn, run, sorted(started))
-            for task, priority in turn["start"]:
-                started.add(task)
-                await durable.begin(task_workflow(run, task), self._flows["task"], run, task, priority)
+            for errand in turn["start"]:
+                started.add(errand["task"])
+                await durable.begin(task_workflow(run, errand["task"]), self._flows["task"], errand)
             if turn["over"]:
                 break
             if self._progress.turns == before:
@@ -145,36 +118,13 @@ class Flows:
         while not await self._step("finish", self._progress.finish, run, problem):
             await durable.receive(GO_ON, PATIENCE)
 
-    async def task(self, run: str, task: str, priority: int) -> None:
+    async def task(self, errand: Data) -> None:
         """Go from attempt to attempt until the task is over."""
-        data = await self._step("brief", self._progress.first, run, task)
-        course: Course | None = Course(ERRAND.validate_python(data), priority) if data else None
+        course: Course | None = Course(ERRAND.validate_python(errand))
         while course is not None:
             course = await self._turn(course)
         self.woken.set()
-        await self._progress.clean(run, task)  # no step: what a crash leaves is swept when the run ends
-
-    async def attempt(self, errand: Data) -> Data:
-        """Let the agent work: the only thing that occupies a worker."""
-        return dict(await self._step("work", self._attempts.work, errand, preemptible=True))
-
-    async def judge(self, errand: Data, worked: Data) -> Data:
-        """Harvest and judge. What goes wrong here is tried again: the agent's work is done."""
-        judged: Data = {}
-        for wait in (*RETRIES, 0.0):
-            judged = await self._step("judge", self._attempts.judge, errand, worked, preemptible=True)
-            if judged["kind"] != "trouble" or not wait:
-                break
-            await durable.sleep(wait)
-        return {**judged, "final": judged["kind"] == "trouble"}
-
-    async def landing(self, run: str, task: str, base: str, verdict: Data) -> Data:
-        """Prepare and land, again if the branch moved in between. One landing of a run at a time."""
-        async with self._lane:
-            while True:
-                intent = await self._step("prepare", self._landings.prepare, run, task, base, verdict, preemptible=True)
-                if intent["bounce"] or intent["trouble"] or await self._step("land", self._landings.land, run, task, intent):
-                    return dict(intent)
+        await self._progress.clean(str(errand["run"]), str(errand["task"]))  # no step: what a crash leaves is swept when the run ends
 
     async def _turn(self, course: Course) -> Course | None:  # noqa: PLR0911 - one return per kind of verdict
         """Make one attempt and follow it up. None: the task is over."""
@@ -202,20 +152,28 @@ class Flows:
 
     async def _attempt(self, course: Course) -> Data | None:
         """Have an attempt made and judged; None if it was cancelled."""
-        order = pack(ERRAND, course.errand)
-        worked = await self._child(course, "attempt", pool(course.errand.run), order)
+        task, order = course.errand.task, pack(ERRAND, course.errand)
+        worked = await self._step("work", self._attempts.work, order, stop=task)
         if worked is None:
             return None
         came = WORKED.validate_python(worked)
         if came.report is None:
             why = f"{came.trouble} ({came.hint})" if came.hint else came.trouble
             return pack(VERDICT, Verdict("trouble", why, delay=came.delay, refused=came.refused))
-        return await self._child(course, "judge", "", order, worked)
+        waits = iter(RETRIES)
+        while True:  # what goes wrong here is tried again: the agent's work is done
+            judged: Data | None = await self._step("judge", self._attempts.judge, order, worked, stop=task)
+            if judged is None or judged["kind"] != "trouble":
+                return judged
+            wait = next(waits, None)
+            if wait is None:
+                return {**judged, "final": True}
+            await self._pause(task, wait)
 
     async def _land(self, course: Course, verdict: Data) -> Course | None:
         """Send an accepted attempt through the landing lane."""
         errand = course.errand
-        data = await self._child(course, "landing", "", errand.run, errand.task, errand.base, verdict)
+        data = await self._landed(errand, verdict)
         if data is None:
             return await self._close(course, TaskState.CANCELLED, "cancelled")
         intent = INTENT.validate_python(data)
@@ -231,6 +189,17 @@ class Flows:
                 return replace(course.next(ERRAND.validate_python(moved), errand.spent), bounces=times)
             case Ask(_, question):
                 return await self._ask(replace(course, bounces=0), question)
+
+    async def _landed(self, errand: Errand, verdict: Data) -> Data | None:
+        """Prepare and land, again if the branch moved in between; None if cancelled before. One landing of a run at a time."""
+        where = (errand.run, errand.task)
+        async with self._lane:
+            while True:
+                intent: Data | None = await self._step("intend", self._landings.prepare, *where, errand.base, verdict, stop=errand.task)
+                if intent is None or intent["bounce"] or intent["trouble"]:
+                    return intent
+                if await self._step("land", self._landings.land, *where, intent):  # never stopped: it is done or it is not
+                    return intent
 
     async def _ask(self, course: Course, question: str) -> Course | None:
         """Wait for a person, for days if need be; the process may end meanwhile."""
@@ -251,62 +220,44 @@ class Flows:
             return await self._close(course, TaskState.FAILED, verdict.why, True)
         delay = 2.0 ** (times - 1) if verdict.delay is None else min(verdict.delay, LONGEST_WAIT)
         await self._step("trouble", self._progress.trouble, pack(ERRAND, errand), verdict.why, delay)
-        await durable.sleep(delay)
-        return replace(course, troubles=times, tries=course.tries + 1)
+        await self._pause(errand.task, delay)
+        return replace(course, troubles=times)
 
     async def _close(self, course: Course, state: TaskState, error: str, infrastructure: bool = False) -> Course | None:
         await self._step("close", self._progress.close, course.errand.run, course.errand.task, state.value, error, infrastructure)
         return None
 
-    async def _child(self, course: Course, kind: str, queue: str, *args: object) -> Data | None:
-        """Run a child workflow, here and now where it needs no queue, and return its result; None if it was cancelled."""
-        name = f"{task_workflow(course.errand.run, course.errand.task)}:{course.tries}:{kind}"
-        self.live[course.errand.task].add(name)
-        try:
-            bell = self.bells.setdefault(name, asyncio.Event())
-            flow = self._flows[kind]
-            if queue:
-                handle = await durable.enqueue(queue, name, flow, name, *args, priority=course.priority)
-            else:
-                handle = await durable.begin(name, flow, name, *args)
-            patience = FIRST_LOOK if self.inherited else LAST_LOOK
-            while not bell.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(bell.wait(), patience)
-                if not bell.is_set() and await durable.ended(name):
-                    break
-                patience = min(patience * 2, LAST_LOOK)
-            found = await durable.result(handle)
-        finally:
-            self.live[course.errand.task].discard(name)
-            self.bells.pop(name, None)
-        return dict(found) if found is not None else None
+    async def _pause(self, task: str, seconds: float) -> None:
+        """Wait, also across restarts, unless the task is cancelled; what comes next finds that out."""
+        until = await self._step("until", self._progress.until, seconds)
+        await self._step("pause", self._progress.pause, until, stop=task)
 
-    @contextlib.contextmanager
-    def _ringing(self, name: str) -> Iterator[None]:
-        """Tell the waiting parent at once that a child has ended: asking the database over and over costs more than the work."""
-        try:
-            yield
-        finally:
-            if name in self.bells:
-                self.bells[name].set()
+    def cancel(self, task: str) -> None:
+        """Stop what is under way for a task; its workflow then closes it. A landing that has begun to move the branch is not stopped."""
+        self._stops[task].set()
 
-    async def cancel(self, task: str) -> None:
-        """Cancel what runs for a task."""
-        for child in list(self.live[task]):
-            await durable.cancel(child)
-            if child in self.bells:
-                self.bells[child].set()
+    async def _step(self, name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object, stop: str = "") -> Any:
+        """Run a side effect. One that is given a task to `stop` with ends when that task is cancelled, and returns None."""
 
-    async def _step(self, name: str, action: Callable[..., Coroutine[Any, Any, Any]], *args: object, preemptible: bool = False) -> Any:
         async def fenced(*given: object) -> Any:
             try:
-                return await action(*given)
+                return await (self._until_stopped(stop, action(*given)) if stop else action(*given))
             finally:
                 if self.closing.is_set():  # our agents were stopped by us: record nothing, the next process goes on from here
                     await asyncio.Event().wait()
 
-        return await durable.step(name, fenced, *args, preemptible=preemptible)
+        return await durable.step(name, fenced, *args)
+
+    async def _until_stopped(self, task: str, action: Coroutine[Any, Any, Any]) -> Any:
+        work, stop = asyncio.ensure_future(action), asyncio.ensure_future(self._stops[task].wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+        return None if work.cancelled() else work.result()
 
 
 def _defect(error: Exception) -> str:

@@ -19,6 +19,8 @@ TASK = [tasks.c[field.name] for field in fields(TaskRecord) if field.name != "us
 EVENT = [events.c[field.name] for field in fields(Event)]
 WORKER = [workers.c[field.name] for field in fields(WorkerRecord)]
 USED = (*COUNTS, "cost_usd")
+OF_REQUEST = tuple(field.name for field in fields(Metered) if field.name != "usage")
+METERED_ROW = [*(metered.c[name] for name in OF_REQUEST), *(metered.c[name] for name in USED)]
 SUMS = [sa.func.coalesce(sa.func.sum(metered.c[name]), 0).label(name) for name in USED]
 
 
@@ -56,6 +58,13 @@ def row_of_metered(request: Metered) -> dict[str, object]:
     """Return one request's columns."""
     row: dict[str, object] = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "usage"}
     return row | {name: getattr(request.usage, name) for name in USED}
+
+
+def metered_of(row: tuple[Any, ...]) -> Metered:
+    """Return the request of a row of `METERED_ROW`."""
+    given = dict(zip(OF_REQUEST, row, strict=False))
+    given |= {"at": float(given["at"]), "degraded": bool(given["degraded"])}
+    return Metered(**given, usage=usage_of(row[len(OF_REQUEST) :]))
 
 
 def sum_of(row: tuple[Any, ...]) -> Metered:

@@ -5,6 +5,7 @@ It keeps what it is told and judges nothing. Who follows facts of another proces
 
 import os
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from claudecluster.storage.bell import Bell
 from claudecluster.storage.connect import Database
 from claudecluster.storage.records import (
     EVENT,
+    METERED_ROW,
     RUN,
     SUMS,
     TASK,
     event_of,
+    metered_of,
     pack,
     row_of,
     row_of_metered,
@@ -54,7 +57,19 @@ USAGE = sa.select(metered.c.task, *SUMS).where(metered.c.run == sa.bindparam("ru
 USAGE_OF_RUN = sa.select(*SUMS).where(metered.c.run == sa.bindparam("run_id"))
 USAGE_OF_TASK = USAGE_OF_RUN.where(metered.c.task == sa.bindparam("task_id"))
 OF_WHOM = (metered.c.provider, metered.c.model, metered.c.run, metered.c.task, metered.c.user, metered.c.degraded)
-SPENT = sa.select(*OF_WHOM, sa.func.max(metered.c.at), *SUMS).group_by(*OF_WHOM).order_by(sa.func.max(metered.c.at))
+SPENT = (
+    sa.select(*OF_WHOM, sa.func.max(metered.c.at), *SUMS)
+    .where(metered.c.at > sa.bindparam("since"), metered.c.at <= sa.bindparam("until"))
+    .group_by(*OF_WHOM)
+    .order_by(sa.func.max(metered.c.at))
+)
+METERED = sa.select(*METERED_ROW).where(metered.c.at > sa.bindparam("since")).order_by(metered.c.at)
+STAND_INS = (
+    sa.select(metered.c.task, metered.c.model, sa.func.sum(metered.c.requests), sa.func.max(metered.c.at))
+    .where(metered.c.run == sa.bindparam("run_id"), metered.c.degraded.is_(True))
+    .group_by(metered.c.task, metered.c.model)
+    .order_by(sa.func.max(metered.c.at))
+)
 NOTE = sa.select(notes.c.value).where(notes.c.run == sa.bindparam("run_id"), notes.c.key == sa.bindparam("wanted"))
 IN_LOG = (logs.c.run == sa.bindparam("run_id"), logs.c.task == sa.bindparam("task_id"))
 LAST_CHUNK = sa.select(sa.func.coalesce(sa.func.max(logs.c.id), 0)).where(*IN_LOG)
@@ -218,9 +233,25 @@ class SqlStore:
 
         return await self._db.read(work)
 
-    async def spent(self) -> list[Metered]:
-        """Return all that was ever metered, summed by provider, model, run, task and user: the longest unused first."""
-        return await self._db.read(lambda connection: [sum_of(tuple(row)) for row in connection.execute(SPENT)])
+    async def spent(self, since: float = 0.0, until: float = sys.float_info.max) -> list[Metered]:
+        """Return what was metered after `since` and up to `until`, summed by provider, model, run, task and user: the longest unused first."""
+        given = {"since": since, "until": until}
+        return await self._db.read(lambda connection: [sum_of(tuple(row)) for row in connection.execute(SPENT, given)])
+
+    async def metered(self, since: float) -> list[Metered]:
+        """Return the single requests metered after a moment, oldest first."""
+        return await self._db.read(lambda connection: [metered_of(tuple(row)) for row in connection.execute(METERED, {"since": since})])
+
+    async def stand_ins(self, run: str) -> dict[str, dict[str, int]]:
+        """Return how many requests of each task lesser models have answered, by model: the one that answered last comes last."""
+
+        def work(connection: sa.Connection) -> dict[str, dict[str, int]]:
+            found: dict[str, dict[str, int]] = {}
+            for task, model, requests, _ in connection.execute(STAND_INS, {"run_id": run}):
+                found.setdefault(task, {})[model] = int(requests)
+            return found
+
+        return await self._db.read(work)
 
     async def add_receipt(self, run: str, task: str, receipt: str) -> None:
         """Keep a landing's receipt (signed JSON text). The first one stays."""

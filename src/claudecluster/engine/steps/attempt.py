@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from claudecluster.engine.parts import Parts
 from claudecluster.engine.steps.gates import Gates, Site, sandbox_spec
 from claudecluster.engine.steps.journal import journal
 from claudecluster.engine.steps.scene import Scene, Scenes
+from claudecluster.engine.steps.workers import Starts, Workers
 from claudecluster.limits.summary import tokens
 from claudecluster.model import ids
 from claudecluster.model.errors import ClusterError, Refused, Unavailable
@@ -34,32 +34,6 @@ from claudecluster.supervisor.judgement import Judgement, Undecided
 REVERT = "revert"  # the engine's own agent: takes a landed commit back, without a sandbox
 
 
-class Starts:
-    """Agents that are just being started. They go before judging: a worker that waits is time lost, a result that waits is not."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._calm = asyncio.Event()
-        self._calm.set()
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Count one more while the context lasts."""
-        self._count += 1
-        self._calm.clear()
-        try:
-            yield
-        finally:
-            self._count -= 1
-            if not self._count:
-                self._calm.set()
-
-    async def none(self) -> None:
-        """Wait until no agent is being started, a second at most."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._calm.wait(), 1.0)
-
-
 class Attempts:
     """The side effects of attempts."""
 
@@ -67,6 +41,7 @@ class Attempts:
         self._parts = parts
         self._scenes = scenes
         self._gates = Gates(parts)
+        self._workers: Workers | None = None
         self._judges: asyncio.Semaphore | None = None
         self._starts = Starts()
 
@@ -75,6 +50,12 @@ class Attempts:
         errand = ERRAND.validate_python(data)
         scene = await self._scenes.of(errand.run)
         task = scene.task(errand.task)
+        if self._workers is None:
+            self._workers = Workers(scene.order.workers)
+        async with self._workers.one(scene.priorities[task.id]):
+            return await self._worked(errand, task, scene)
+
+    async def _worked(self, errand: Errand, task: Task, scene: Scene) -> Data:
         again = await self._begin(errand)
         try:
             report = Report(Outcome.FINISHED) if task.agent == REVERT else await self._session(errand, task, scene, again=again)

@@ -40,7 +40,7 @@ class Progress:
         return ""
 
     async def turn(self, run: str, started: list[str]) -> dict[str, object]:
-        """Return which tasks can start now, with their priorities, and whether all are over. Marks what is blocked or cancelled."""
+        """Return the first errands of the tasks that can start now, and whether all are over. Marks what is blocked or cancelled."""
         self.turns += 1
         scene = await self._scenes.of(run)
         record = await self._parts.store.run(run)
@@ -55,7 +55,9 @@ class Progress:
         ready = [task for task in graph.ready(scene.order.plan, states) if task not in set(started)]
         over = all(state.over for state in states.values())
         await self._waiting(run, record.state, [replace(task, state=states[task.id]) for task in tasks], ready)
-        return {"start": [[task, 1 + scene.priorities[task]] for task in ready], "over": over}
+        head = await scene.hub.head(scene.head) if ready else ""
+        first = [Errand(run, task, 1, 1, _text(scene.task(task), scene.order.plan.goal), head) for task in ready]
+        return {"start": [pack(ERRAND, errand) for errand in first], "over": over}
 
     async def _waiting(self, run: str, state: RunState, tasks: list[TaskRecord], ready: list[str]) -> None:
         """Say so when only a person can move the run on."""
@@ -75,14 +77,14 @@ class Progress:
         if changes:
             await self._parts.store.change(*changes)
 
-    async def first(self, run: str, task_id: str) -> Data | None:
-        """Return the first errand; None if the task is over before it began."""
-        scene = await self._scenes.of(run)
-        if (await self._parts.store.task(run, task_id)).state.over:
-            return None
-        task = scene.task(task_id)
-        base = await scene.hub.head(scene.head)
-        return pack(ERRAND, Errand(run, task_id, 1, 1, _text(task, scene.order.plan.goal), base))
+    async def until(self, seconds: float) -> float:
+        """Return when a wait that begins now is over, in seconds since the epoch."""
+        return self._parts.clock.now() + seconds
+
+    async def pause(self, until: float) -> bool:
+        """Wait for that moment. Returns True: a wait that was stopped returns nothing."""
+        await self._parts.clock.sleep(max(until - self._parts.clock.now(), 0.0))
+        return True
 
     async def again(self, data: Data, text: str, model: str) -> Data:
         """Return the errand after a retry: in place for an agent that continues, from the start for one that cannot."""
