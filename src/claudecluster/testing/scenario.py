@@ -10,7 +10,8 @@ A scenario is YAML or JSON:
       - match: "fix the mean"              # regular expression, searched for in the conversation's first prompt; the first match wins
         closing: "All done."               # the answer after the last turn
         turns:
-          - text: "Let me look."
+          - thinking: "Where is it?"       # said before the text, signed
+            text: "Let me look."
             tools: [{name: Read, input: {file_path: "{cwd}/src/x.py"}}]
           - delay: 1.5                     # think for longer than `pace.first`
             tools: [{name: Bash, input: {command: "python -m pytest -q"}}]
@@ -118,6 +119,7 @@ class Turn(_Strict):
     """One answer of the model."""
 
     text: str = ""
+    thinking: str = ""
     tools: tuple[Tool, ...] = ()
     when: str = ""
     delay: float | None = Field(default=None, ge=0)

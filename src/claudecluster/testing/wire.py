@@ -23,6 +23,7 @@ ERRORS = {
     529: "overloaded_error",
 }
 POINTS: tuple[Point, ...] = ("before", "start", "mid-text", "after-text", "mid-tool", "after-tool")
+SIGNATURE = "c2NyaXB0ZWQ="
 PIECE = 24  # characters of text in one delta
 
 
@@ -57,9 +58,12 @@ def steps(reply: Reply) -> Iterator[Step]:
     yield Step(_event("message_start", {"message": opening}), "start")
     yield Step(_event("ping", {}))
     index = 0
-    if reply.turn.text:
-        yield from _text_steps(reply.turn.text)
+    if reply.turn.thinking:
+        yield from _thinking_steps(reply.turn.thinking)
         index = 1
+    if reply.turn.text:
+        yield from _text_steps(reply.turn.text, index)
+        index += 1
     for offset, (tool, identity) in enumerate(zip(reply.turn.tools, reply.tool_ids, strict=True), start=index):
         block = {"type": "tool_use", "id": identity, "name": tool.name, "input": {}}
         yield Step(_event("content_block_start", {"index": offset, "content_block": block}))
@@ -74,7 +78,9 @@ def steps(reply: Reply) -> Iterator[Step]:
 
 def whole(reply: Reply) -> dict[str, Any]:
     """Return the answer as one JSON message, for requests that do not stream."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": reply.turn.text}] if reply.turn.text else []
+    thinking = {"type": "thinking", "thinking": reply.turn.thinking, "signature": SIGNATURE}
+    content: list[dict[str, Any]] = [thinking] if reply.turn.thinking else []
+    content += [{"type": "text", "text": reply.turn.text}] if reply.turn.text else []
     for tool, identity in zip(reply.turn.tools, reply.tool_ids, strict=True):
         content.append({"type": "tool_use", "id": identity, "name": tool.name, "input": tool.input})
     return _message(reply, content=content, stop_reason=reply.stop_reason, output=reply.usage.output_tokens)
@@ -135,13 +141,21 @@ def limit_headers(now: float, served: int) -> dict[str, str]:
     return headers
 
 
-def _text_steps(text: str) -> Iterator[Step]:
-    yield Step(_event("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}))
+def _thinking_steps(thinking: str) -> Iterator[Step]:
+    deltas = [{"type": "thinking_delta", "thinking": thinking}, {"type": "signature_delta", "signature": SIGNATURE}]
+    yield Step(_event("content_block_start", {"index": 0, "content_block": {"type": "thinking", "thinking": "", "signature": ""}}))
+    for delta in deltas:
+        yield Step(_event("content_block_delta", {"index": 0, "delta": delta}))
+    yield Step(_event("content_block_stop", {"index": 0}))
+
+
+def _text_steps(text: str, index: int) -> Iterator[Step]:
+    yield Step(_event("content_block_start", {"index": index, "content_block": {"type": "text", "text": ""}}))
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     for number, piece in enumerate(pieces):
         middle: Point | None = "mid-text" if number == (len(pieces) - 1) // 2 else None
-        yield Step(_event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": piece}}), middle, text=True)
-    yield Step(_event("content_block_stop", {"index": 0}), "after-text")
+        yield Step(_event("content_block_delta", {"index": index, "delta": {"type": "text_delta", "text": piece}}), middle, text=True)
+    yield Step(_event("content_block_stop", {"index": index}), "after-text")
 
 
 def _halves(text: str) -> Iterator[tuple[str, Point | None]]:

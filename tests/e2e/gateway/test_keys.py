@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -126,6 +127,10 @@ async def served(cli: Any, config: Path, env: Mapping[str, str]) -> AsyncIterato
         assert process.returncode == 0, found.said
 
 
+def git(at: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=at, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
 def files(folder: Path) -> bytes:
     return b"\n".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
@@ -219,7 +224,10 @@ async def test_a_run_takes_its_key_from_vault_and_no_agent_log_or_file_has_it(
         assert done.code == 0, done.err
         assert {asked.headers["x-api-key"] for asked in upstream.messages} == {SECRET}
         logs = await asyncio.to_thread(cli, "logs", done.json()["run"], cwd=repo, env=env)
+        assert "I look." in logs.out
+    seen = git(repo, "show", f"{done.json()['branch']}:seen.txt")
+    assert "ANTHROPIC_BASE_URL=" in seen, "what the agent could see"
     for secret in (SECRET, VAULT_TOKEN):
-        assert secret not in done.out + done.err + logs.out + logs.err
+        assert secret not in done.out + done.err + logs.out + logs.err + seen
         assert secret.encode() not in files(state)
         assert secret.encode() not in files(repo)
