@@ -1,6 +1,8 @@
 """What a configuration file says about models, and what becomes of it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,23 @@ def document(*providers: dict[str, Any], requests: int = 1) -> dict[str, Any]:
 
 
 def provider(**more: Any) -> dict[str, Any]:
-    return {"name": "anthropic", "state": "closed", "why": "limited", "returns": None, "in_flight": 2, "windows": [], **more}
+    return {"name": "anthropic", "in_flight": 2, "threshold": 0.8, "ways": [], "windows": [], **more}
+
+
+def way(models: str, heard: str, returns: str | None = None) -> dict[str, Any]:
+    state, why = ("closed", "limited") if returns else ("open", "")
+    return {"models": models, "state": state, "why": why, "returns": returns, "heard": heard}
+
+
+def window(name: str, seen: str, resets: str, used: float = 0.9) -> dict[str, Any]:
+    return {"name": name, "used": used, "resets": resets, "source": "server", "full_at": None, "seen": seen}
 
 
 async def test_what_a_gateway_knew_of_limits_is_told_after_its_end_until_it_is_past(tmp_path: Path) -> None:
-    early = {"name": "five_hour", "resets": "2026-01-01T01:00:00+00:00"}
-    late = {"name": "seven_day", "resets": "2026-01-05T00:00:00+00:00"}
-    known = document(provider(returns="2026-01-01T02:00:00+00:00", windows=[early, late]))
+    early = window("five_hour", "2026-01-01T00:00:00+00:00", "2026-01-01T01:00:00+00:00")
+    late = window("seven_day", "2026-01-01T00:00:00+00:00", "2026-01-05T00:00:00+00:00", used=0.3)
+    shut = way("opus", "2026-01-01T00:00:00+00:00", "2026-01-01T02:00:00+00:00")
+    known = document(provider(ways=[shut], windows=[early, late]))
     async with keeping(tmp_path, lambda: known):
         pass
     fresh = document()
@@ -140,6 +152,58 @@ async def test_what_a_gateway_knew_of_limits_is_told_after_its_end_until_it_is_p
     assert told["providers"][0]["windows"] == [late]
     assert (told["providers"][0]["state"], told["providers"][0]["in_flight"]) == ("closed", 0)
     assert remembered(tmp_path, fresh, 1767240000.0)["providers"][0]["state"] == "open"
+
+
+async def test_gateways_on_one_state_folder_keep_what_each_of_them_has_heard_and_the_newest_word_counts(tmp_path: Path) -> None:
+    shut = way("opus", "2026-01-01T00:00:05+00:00", "2026-01-01T02:00:00+00:00")
+    older = way("opus", "2026-01-01T00:00:04+00:00")
+    full = window("five_hour", "2026-01-01T00:00:05+00:00", "2026-01-01T03:00:00+00:00")
+    stale = window("five_hour", "2026-01-01T00:00:01+00:00", "2026-01-01T03:00:00+00:00", used=0.2)
+    for said in (
+        provider(ways=[shut], windows=[full]),
+        provider(ways=[older, way("sonnet", "2026-01-01T00:00:06+00:00")], windows=[stale]),
+        {**provider(ways=[way("", "2026-01-01T00:00:01+00:00", "2026-01-01T00:30:00+00:00")]), "name": "ollama"},
+    ):
+        async with keeping(tmp_path, lambda said=said: document(said)):
+            pass
+    told = {row["name"]: row for row in remembered(tmp_path, document(), 1767225700.0)["providers"]}  # 00:01:40
+    assert (told["anthropic"]["state"], told["anthropic"]["returns"]) == ("closed", "2026-01-01T02:00:00+00:00")
+    assert [row["models"] for row in told["anthropic"]["ways"]] == ["opus", "sonnet"]
+    assert told["anthropic"]["windows"] == [full]
+    assert told["ollama"]["state"] == "closed"
+    newer = way("opus", "2026-01-01T00:01:30+00:00")
+    async with keeping(tmp_path, lambda: document(provider(ways=[newer]))):
+        pass
+    told = {row["name"]: row for row in remembered(tmp_path, document(), 1767225700.0)["providers"]}
+    assert told["anthropic"]["state"] == "near-limit", "the way is open again, its window is as full as it was"
+
+
+ADDING = """
+import asyncio, sys
+from pathlib import Path
+from claudecluster.assembly.models import standing
+home, mine = Path(sys.argv[1]), sys.argv[2]
+standing.EVERY = 0.001
+count = [0]
+def usage():
+    count[0] += 1
+    way = {"models": f"{mine}{count[0] % 20}", "state": "closed", "why": "limited", "returns": "2999-01-01T00:00:00+00:00", "heard": f"2026-01-01T00:00:{count[0] % 60:02}+00:00"}
+    return {"at": "2026-01-01T00:00:00+00:00", "providers": [{"name": "anthropic", "threshold": 0.8, "ways": [way], "windows": []}]}
+async def main():
+    async with standing.keeping(home, usage):
+        while count[0] < 60:
+            await asyncio.sleep(0.005)
+asyncio.run(main())
+"""
+
+
+def test_processes_that_write_at_once_erase_nothing_of_each_others(tmp_path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", ADDING, str(tmp_path), name]) for name in ("a", "b", "c")]
+    assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+    (row,) = remembered(tmp_path, document(), 1767225700.0)["providers"]
+    assert {way["models"] for way in row["ways"]} == {f"{name}{number}" for name in "abc" for number in range(20)}
+    assert [path.name for path in tmp_path.glob("limits.*")].count("limits.json") == 1
+    assert len(list(tmp_path.iterdir())) == 2, "nothing but the file and its lock"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"providers": 3}', '{"at": 1, "providers": [3], "advice": []}'])

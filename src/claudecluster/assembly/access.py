@@ -3,19 +3,17 @@
 Called by the doors and by whoever wires a gateway. The switch is a file in the state folder, so that it reaches gateways that run.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import cast
 
-from pydantic import SecretStr
-
+from claudecluster.assembly.models.secrets import Reference, clear
 from claudecluster.assembly.models.standing import keeping
+from claudecluster.assembly.models.users import Users, Watch, follow
 from claudecluster.assembly.models.wanted import Server, Tariff
 from claudecluster.assembly.settings import Settings
 from claudecluster.gateway.core import GatewayConfig
@@ -25,13 +23,13 @@ from claudecluster.gateway.local.ollama import Ollama, OllamaConfig
 from claudecluster.gateway.metering.prices import Price, standard
 from claudecluster.gateway.provider import Provider
 from claudecluster.gateway.routing.policy import Budgets, Fallback, Rule
+from claudecluster.gateway.server.intake import Bounds
 from claudecluster.gateway.standalone import StandaloneConfig, standalone
 from claudecluster.gateway.upstream.anthropic import DEFAULT_URL, Anthropic, AnthropicConfig
-from claudecluster.gateway.upstream.keys import KeySource, fixed, from_file
+from claudecluster.gateway.upstream.keys import KeySource, fixed
 from claudecluster.kit.clock import Clock, SystemClock
-from claudecluster.model.errors import Refused
 from claudecluster.model.task import Task
-from claudecluster.ports.gateway import Meter
+from claudecluster.storage.store import SqlStore
 
 TIERS = {
     "free": "pro",
@@ -46,25 +44,14 @@ def anthropic_config(settings: Settings) -> AnthropicConfig:
     return AnthropicConfig(
         base_url=settings.anthropic_base_url,
         key=key_source(settings),
-        auth_token=fixed(_clear(settings.anthropic_auth_token)),
+        auth_token=fixed(clear(settings.anthropic_auth_token)),
     )
 
 
 def key_source(settings: Settings) -> KeySource:
     """Return where the key comes from: the value itself, else a file, the keyring or Vault. Raises Refused if its package is missing."""
-    if settings.anthropic_api_key is not None:
-        return fixed(_clear(settings.anthropic_api_key))
-    if settings.anthropic_api_key_file is not None:
-        return from_file(settings.anthropic_api_key_file)
-    if settings.anthropic_api_key_keyring:
-        service, _, name = settings.anthropic_api_key_keyring.partition("/")
-        return cast("KeySource", _extra("keyring").from_keyring(service, name))
-    if settings.anthropic_api_key_vault:
-        vault = _extra("vault")
-        where, _, name = settings.anthropic_api_key_vault.partition("#")
-        mount, _, path = where.partition("/")
-        return cast("KeySource", vault.from_vault(vault.VaultConfig(settings.vault_url, _clear(settings.vault_token), path, name, mount)))
-    return fixed("")
+    value, file = settings.anthropic_api_key, settings.anthropic_api_key_file
+    return Reference(value, file, settings.anthropic_api_key_keyring, settings.anthropic_api_key_vault).source(settings)
 
 
 def table(settings: Settings) -> tuple[Row, ...]:
@@ -89,6 +76,7 @@ def gateway_config(settings: Settings, clock: Clock, *, record: Path | None = No
         connected=partial(connected, settings.home),
         rules=tuple(Rule(**route.model_dump()) for route in settings.routes),
         budgets=Budgets(**settings.budgets.model_dump()) if settings.budgets is not None else Budgets(),
+        bounds=Bounds(**settings.clients.model_dump(exclude_none=True)) if settings.clients is not None else Bounds(),
         prices={name: _price(tariff) for name, tariff in settings.prices.items()},
         pass_login=settings.pass_login,
         tier=TIERS.get(settings.subscription_tier, settings.subscription_tier),
@@ -99,14 +87,17 @@ def gateway_config(settings: Settings, clock: Clock, *, record: Path | None = No
 
 
 @asynccontextmanager
-async def gateway(settings: Settings, meter: Meter, *, host: str, port: int) -> AsyncIterator[tuple[str, str]]:
-    """Serve the gateway by itself while the context lasts; yield its URL and token. Raises Unavailable."""
-    told = gateway_config(settings, SystemClock())
-    async with (
-        standalone(StandaloneConfig(told, host, port, _clear(settings.gateway_token)), meter) as ready,
-        keeping(settings.home, ready.usage),
-    ):
-        yield ready.url, ready.token
+async def gateway(settings: Settings, store: SqlStore, watch: Watch, *, host: str, port: int) -> AsyncIterator[tuple[str, str]]:
+    """Serve the gateway by itself while the context lasts; yield its URL and token. Raises Refused, Unavailable."""
+    told = replace(gateway_config(settings, SystemClock()), past=store)
+    users = Users(settings, watch.say)
+    config = StandaloneConfig(told, host, port, clear(settings.gateway_token), await users.guests())
+    async with standalone(config, store.meter) as ready, keeping(settings.home, ready.usage):
+        following = asyncio.create_task(follow(users, watch, ready.admit))
+        try:
+            yield ready.url, ready.token
+        finally:
+            following.cancel()
 
 
 def local_providers(settings: Settings, clock: Clock) -> tuple[Provider, ...]:
@@ -151,26 +142,13 @@ def connect(home: Path, *, on: bool) -> None:
 
 def _server(server: Server, model: str, rows: tuple[Row, ...]) -> CompatibleConfig:
     said = server.model_dump(exclude={"api_key", "model"})
-    return CompatibleConfig(**said, model=server.model or model, table=rows, api_key=_clear(server.api_key))
+    return CompatibleConfig(**said, model=server.model or model, table=rows, api_key=clear(server.api_key))
 
 
 def _price(tariff: Tariff) -> Price:
     usual = standard(tariff.input, tariff.output)
     own = {name: value for name, value in tariff.model_dump().items() if value is not None}
     return replace(usual, **own)
-
-
-def _extra(name: str) -> ModuleType:
-    try:
-        return import_module(f"claudecluster.gateway.upstream.{name}")
-    except ImportError as error:
-        raise Refused(
-            f"the key is to come from {name}, but {error.name} is not installed", hint=f"pip install 'claudecluster[{name}]'"
-        ) from None
-
-
-def _clear(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret else ""
 
 
 def _switch(home: Path) -> Path:

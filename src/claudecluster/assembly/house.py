@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -40,7 +41,9 @@ async def opened(
         watcher.attach_loop(asyncio.get_running_loop())
         asyncio.get_event_loop_policy().set_child_watcher(watcher)
     provider = sandboxes(settings, sandbox, claude_folder(), clock)
-    gateway = LocalGateway(gateway_config(settings, clock, record=record, replay=replay), store.meter)
+    told = gateway_config(settings, clock, record=record, replay=replay)
+    gateway = LocalGateway(replace(told, past=store) if settings.budgets is not None else told, store.meter)
+    await gateway.recall()
     parts = Parts(
         store=store,
         roster=store.roster,

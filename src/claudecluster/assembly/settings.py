@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from claudecluster.assembly.models.wanted import Address, Choice, Limits, Route, Server, Tariff, parsed
+from claudecluster.assembly.models.wanted import Address, Choice, Clients, Limits, Route, Server, Tariff, User, UserName, expanded, parsed
 from claudecluster.assembly.nearest import suggestion
 from claudecluster.assembly.paths import config_file
 from claudecluster.model.errors import Refused
@@ -31,10 +31,6 @@ def _listed(value: object) -> object:
     return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-def _expanded(value: object) -> object:
-    return Path(value).expanduser().absolute() if isinstance(value, str) else value
-
-
 Json = BeforeValidator(parsed)
 Seconds = Annotated[float, Field(gt=0, le=604800, allow_inf_nan=False)]
 
@@ -44,13 +40,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    home: Annotated[Path, BeforeValidator(_expanded)] = Field(
+    home: Annotated[Path, BeforeValidator(expanded)] = Field(
         default_factory=lambda: platformdirs.user_data_path("claudecluster"), description="the state folder"
     )
     database_url: SecretStr | None = Field(None, description="the store; SQLite in the state folder unless given")
     anthropic_api_key: SecretStr | None = Field(None, description="key for Anthropic; never enters a sandbox")
     anthropic_auth_token: SecretStr | None = Field(None, description="bearer token sent instead of a key")
-    anthropic_api_key_file: Annotated[Path | None, BeforeValidator(_expanded)] = Field(
+    anthropic_api_key_file: Annotated[Path | None, BeforeValidator(expanded)] = Field(
         None, description="file with the key in its first line, read again when it changes"
     )
     anthropic_api_key_keyring: str = Field(
@@ -80,6 +76,8 @@ class Settings(BaseModel):
     timeout: Seconds | None = Field(None, description="seconds an attempt may take where the task does not say")
     track_costs: bool = Field(True, description="meter tokens and money")
     gateway_token: SecretStr | None = Field(None, description="token clients of `claudecluster gateway` must show")
+    users: Annotated[dict[UserName, User], Json] = Field({}, description="more users of `claudecluster gateway`, each with their own token")
+    clients: Annotated[Clients | None, Json] = Field(None, description="what one client may cost the gateway: bytes, seconds, connections")
     path: str = Field(os.defpath, description="where programs and toolchains are found")
 
     @property
@@ -127,6 +125,8 @@ VARIABLES: Mapping[str, str] = {
     "timeout": "CLAUDE_CODE_TIMEOUT",
     "track_costs": "CLAUDE_CODE_TRACK_COSTS",
     "gateway_token": "CLAUDECLUSTER_GATEWAY_TOKEN",
+    "users": "CLAUDECLUSTER_USERS",
+    "clients": "CLAUDECLUSTER_CLIENTS",
     "path": "PATH",
 }
 FROM_REPOSITORY = frozenset({"fallback_threshold", "fallback_model", "models", "default_model", "max_retries", "timeout", "track_costs"})
@@ -167,7 +167,20 @@ def load(repo: Path | None = None, environ: Mapping[str, str] | None = None, con
         settings = Settings.model_validate(values | given)
     except ValidationError as error:
         raise _refused(error, origins) from None
+    settings = settings.model_copy(update={"users": _with_tokens(settings.users, environ)})
     return Loaded(settings, {name: origins.get(name, Origin("default")) for name in Settings.model_fields})
+
+
+def _with_tokens(users: Mapping[str, User], environ: Mapping[str, str]) -> dict[str, User]:
+    """Return the users with the tokens that variables hold; without those who are revoked."""
+    found = {name: user for name, user in users.items() if not user.revoked}
+    for name, user in found.items():
+        if user.token_env and not environ.get(user.token_env):
+            raise Refused(f"the token of user `{name}` is to come from {user.token_env}, which is not set", hint=f"set {user.token_env}")
+    return {
+        name: user.model_copy(update={"token": SecretStr(environ[user.token_env])}) if user.token_env else user
+        for name, user in found.items()
+    }
 
 
 def shown(loaded: Loaded) -> list[dict[str, object]]:

@@ -17,13 +17,15 @@ from claudecluster.gateway.recording.cassette import Microphone, Player, Recorde
 from claudecluster.gateway.routing.asks import make_ask
 from claudecluster.gateway.routing.exchange import Exchange, Tuning, Visit
 from claudecluster.gateway.routing.policy import Budgets, Fallback, Policy, Rule
-from claudecluster.gateway.routing.state import State
+from claudecluster.gateway.routing.recall import Past
+from claudecluster.gateway.routing.state import Books, State
 from claudecluster.gateway.server.intake import Bounds
 from claudecluster.gateway.server.message import Head, Refusal, Reply, Request, refuse
 from claudecluster.gateway.stream.sse import Frames
 from claudecluster.gateway.stream.tally import Tally
 from claudecluster.gateway.upstream.anthropic import Anthropic, AnthropicConfig
 from claudecluster.kit.clock import Clock, SystemClock
+from claudecluster.limits.allowance import Spending
 from claudecluster.limits.lane import Pace
 from claudecluster.model.errors import ClusterError, Refused, Unavailable
 from claudecluster.model.usage import Metered
@@ -44,6 +46,7 @@ class GatewayConfig:
 
     `tier` (api, pro, max5, max20) counts windows where the server reports none. `pass_login` lets a user's own subscription
     login through to Anthropic, in flight only. `connected` is asked for each request: true sends it to the local models.
+    Budgets and `/usage` count what `past` keeps beside what this gateway meters itself; without it, only the latter.
     With `replay`, every answer comes from that cassette and nothing else is asked; with `record`, answers are written to one.
     """
 
@@ -62,6 +65,7 @@ class GatewayConfig:
     pass_login: bool = False
     record: Path | None = None
     replay: Path | None = None
+    past: Past | None = None
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -77,7 +81,8 @@ class Core:
         self._meter = meter
         self._anthropic = Anthropic(config.anthropic)
         self.providers: tuple[Provider, ...] = (self._anthropic, *config.local)
-        self.state = State(self.providers, config.fallback, config.clock, tier=config.tier, pace=config.pace)
+        books = Books(config.tier, Spending(config.budgets.user_period), config.past)
+        self.state = State(self.providers, config.fallback, config.clock, books, config.pace)
         policy = Policy(self.providers, config.fallback, config.rules, config.budgets)
         self._exchange = Exchange(policy, self.state, Prices(config.prices), self._record, config.tuning)
         self._connected = config.fallback.connected
@@ -123,11 +128,6 @@ class Core:
     async def delay(self, visitor: Visitor) -> float:
         """Return for how many seconds limits whose end is known keep everybody from answering such a visitor; 0 if somebody may."""
         return 0.0 if self._player is not None else self._exchange.delay(visitor, visitor.model, await self._absent())
-
-    def recall(self, records: list[Metered]) -> None:
-        """Count what was metered before this process began, for its budgets and `/usage`."""
-        for record in records:
-            self.state.ledger.add(record)
 
     async def settle(self) -> None:
         """Wait until what was metered and recorded is written down."""
@@ -221,6 +221,13 @@ def tokens(head: Head) -> list[str]:
 def holds(head: Head, token: bytes) -> bool:
     """Whether a request shows this token."""
     return any([hmac.compare_digest(shown.encode(), token) for shown in tokens(head)])  # noqa: C419 - always as many comparisons
+
+
+def bodiless(head: Head) -> Refusal | None:
+    """Return the refusal of a body where there is none to be: it would be held in memory for clients that show no token."""
+    if head.method in {"GET", "HEAD"} and (head.headers.get("content-length", "0").strip("0") or "transfer-encoding" in head.headers):
+        return Refusal(400, f"{head.method} takes no body here.", retry=False)
+    return None
 
 
 def misdirected(head: Head) -> Refusal | None:

@@ -7,13 +7,12 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 
-from claudecluster.gateway.core import PROBES, Core, GatewayConfig, forget, holds, misdirected
+from claudecluster.gateway.core import PROBES, Core, GatewayConfig, bodiless, forget, holds, misdirected
 from claudecluster.gateway.routing.exchange import Visit
 from claudecluster.gateway.routing.state import State
 from claudecluster.gateway.server.listener import Listener, sweep
 from claudecluster.gateway.server.message import Head, Refusal, Reply, Request
 from claudecluster.model.errors import Unavailable
-from claudecluster.model.usage import Metered
 from claudecluster.ports.gateway import Door, Meter, Visitor
 
 __all__ = ["GatewayConfig", "LocalGateway"]
@@ -53,9 +52,9 @@ class LocalGateway:
         """Return for how many seconds no model will answer such a visitor because of limits whose end is known; 0 if one may."""
         return await self._core.delay(visitor)
 
-    def recall(self, records: list[Metered]) -> None:
-        """Count what was metered before this process began, for budgets of runs and users."""
-        self._core.recall(records)
+    async def recall(self) -> None:
+        """Count what was metered before this process began, for budgets of runs and users. Raises Unavailable."""
+        await self._core.state.recall()
 
     async def open(self, name: str, visitor: Visitor) -> Door:
         """Open a door under that name, replacing an older one. The token in `env` dies with it. Refused where no model may answer."""
@@ -102,8 +101,8 @@ class _Porter:
 
     def admit(self, head: Head) -> Refusal | None:
         """Look at a request before its body is read."""
-        if head.method == "HEAD":
-            return None
+        if (refusal := bodiless(head)) is not None or head.method == "HEAD":
+            return refusal
         if not holds(head, self._token):
             return Refusal(401, "This gateway does not know that token.", retry=False)
         return misdirected(head)

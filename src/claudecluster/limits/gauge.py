@@ -49,6 +49,10 @@ class Gauge:
         """Return the windows that have not been reset since they were reported."""
         return tuple(window for name, (window, _) in self._windows.items() if self._ends(name) > now)
 
+    def seen(self, name: str) -> float:
+        """Return when a window was last reported."""
+        return self._windows[name][1]
+
     def full_at(self, name: str, now: float) -> float | None:
         """Return when the window will be full at the pace of late; None if not before its reset, or if nothing grows."""
         points = self._history.get(name)

@@ -42,6 +42,7 @@ class Lane:
     flying: int = 0
     closed_until: float = 0.0
     why: str = ""
+    heard: float = float("-inf")  # since when what is known of it holds
     _strikes: int = 0
     _failures: int = 0
     _struck: float = float("-inf")
@@ -81,6 +82,7 @@ class Lane:
             return  # an answer begun before the limit hit says nothing about now
         if ticket.probe:
             self._probing = False
+        self.heard = max(self.heard, ticket.entered)
         self._strikes = self._failures = 0
         self.why = ""
         if self.flying >= self.allowed / 2:  # growth is earned by use
@@ -96,6 +98,7 @@ class Lane:
         """Note a failure of the provider's. Failures of requests that were on their way together count once."""
         if trouble not in PASSING:
             return
+        self.heard = max(self.heard, now)
         if until is not None and until > self.closed_until and trouble is not Trouble.BROKEN:
             self._close(until, trouble)
         if ticket.entered < self._struck:
@@ -115,6 +118,7 @@ class Lane:
         """Close it for a trouble that another lane to the same place has met."""
         if until > self.closed_until:
             self._struck = now
+            self.heard = max(self.heard, now)
             self._strikes = max(1, self._strikes)
             self._close(until, trouble)
 

@@ -91,6 +91,7 @@ def summarize(ledger: Ledger, standings: Iterable[Standing], now: float) -> dict
 def describe(standing: Standing, now: float) -> dict[str, Any]:
     """Return one provider's part of the summary. `state` is open, near-limit, probing or closed."""
     lanes = standing.lanes.values()
+    ways = [_way(family, lane, now) for family, lane in standing.lanes.items()]
     closed = [(opens, lane.why) for lane in lanes if (opens := lane.opens(now)) is not None]
     crossed = [until for gauge in standing.gauges.values() if (until := gauge.crossed_until(now)) is not None]
     probing = [lane.why for lane in lanes if lane.doubtful]
@@ -103,9 +104,21 @@ def describe(standing: Standing, now: float) -> dict[str, Any]:
         "returns": _time(max(closed)[0] if closed else max(crossed, default=None)),
         "in_flight": sum(lane.flying for lane in lanes),
         "allowed": sum(int(lane.allowed) for lane in lanes),
+        "ways": ways,
         "load": round(standing.load, 3),
         "threshold": max((gauge.threshold for gauge in standing.gauges.values()), default=1.0),
         "windows": [_window(window, family, gauge, now) for family, gauge in standing.gauges.items() for window in gauge.windows(now)],
+    }
+
+
+def _way(family: str, lane: Lane, now: float) -> dict[str, Any]:
+    opens = lane.opens(now)
+    return {
+        "models": family,
+        "state": "closed" if opens is not None else "probing" if lane.doubtful else "open",
+        "why": lane.why,
+        "returns": _time(opens),
+        "heard": _time(lane.heard, "milliseconds") if lane.heard > 0 else None,
     }
 
 
@@ -116,6 +129,7 @@ def _window(window: Window, family: str, gauge: Gauge, now: float) -> dict[str, 
         "resets": _time(window.resets),
         "source": window.source,
         "full_at": _time(gauge.full_at(window.name, now)),
+        "seen": _time(gauge.seen(window.name), "milliseconds"),
     }
 
 
@@ -147,17 +161,21 @@ def _advice(ledger: Ledger, providers: list[dict[str, Any]]) -> list[str]:
         )
     if total.cache_creation_1h_input_tokens > total.cache_read_input_tokens > 0:
         advice.append("More is written to the one-hour cache than read from it: the five-minute cache would cost less.")
-    advice += [
+    return advice + forecasts(providers)
+
+
+def forecasts(providers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a warning for each window that will be full before it starts anew."""
+    return [
         f"{provider['name']} will fill its {window['name']} window at {window['full_at']}, before its reset: spread the work or connect a local model."
         for provider in providers
         for window in provider["windows"]
         if window["full_at"] is not None
     ]
-    return advice
 
 
-def _time(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+def _time(at: float | None, exact: str = "seconds") -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec=exact)
 
 
 def _trim(kept: dict[str, Any], most: int) -> None:

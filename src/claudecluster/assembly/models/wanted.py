@@ -5,13 +5,17 @@
 
 import json
 from datetime import date
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Words = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) and value else value or ())]
+Duration = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}$")]
+TOKEN = ("token", "token_env", "token_file", "token_keyring", "token_vault")
 Level = Literal["low", "medium", "high"]
 
 
@@ -23,6 +27,11 @@ def parsed(value: object) -> object:
         return json.loads(value)
     except ValueError:
         raise ValueError("must be JSON in the environment") from None
+
+
+def expanded(value: object) -> object:
+    """Return a path as a whole one, `~` put in."""
+    return Path(value).expanduser().absolute() if isinstance(value, str) else value
 
 
 class _Strict(BaseModel):
@@ -88,3 +97,40 @@ class Limits(_Strict):
     run_tokens: Annotated[int, Field(gt=0)] | None = None
     task_tokens: Annotated[int, Field(gt=0)] | None = None
     user_tokens: Annotated[int, Field(gt=0)] | None = None
+    user_period: Literal["ever", "month", "day"] = "ever"
+
+
+class User(_Strict):
+    """Somebody with a token of their own at `claudecluster gateway`: where the token is kept, and what is theirs to use."""
+
+    token: SecretStr | None = None
+    token_env: str = ""
+    token_file: Annotated[Path | None, BeforeValidator(expanded)] = None
+    token_keyring: Annotated[str, Field(pattern=r"^([^/]+/[^/]+)?$")] = ""
+    token_vault: Annotated[str, Field(pattern=r"^([^/#]+/[^#]+#[^#]+)?$")] = ""
+    budget_usd: Amount | None = None
+    budget_tokens: Annotated[int, Field(gt=0)] | None = None
+    at_once: Annotated[int, Field(gt=0)] | None = None
+    revoked: bool = False
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        given = [name for name in TOKEN if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(given)}")
+        if not given and not self.revoked:
+            raise ValueError(f"give one of {', '.join(TOKEN)}")
+        return self
+
+
+class Clients(_Strict):
+    """What a client may cost the gateway: bytes, seconds, connections. What is not named stays as it is."""
+
+    body: Annotated[int, Field(gt=0)] | None = None
+    head: Annotated[int, Field(gt=0)] | None = None
+    all_bodies: Annotated[int, Field(gt=0)] | None = None
+    connections: Annotated[int, Field(gt=0)] | None = None
+    head_seconds: Duration | None = None
+    body_seconds: Duration | None = None
+    idle_seconds: Duration | None = None
+    stalled_seconds: Duration | None = None

@@ -21,6 +21,7 @@ from claudecluster.gateway.routing.relay import Relay
 from claudecluster.gateway.routing.state import Purse, State
 from claudecluster.gateway.server.message import Refusal, Reply, Request, refuse
 from claudecluster.gateway.stream.tally import Tally
+from claudecluster.limits.allowance import Allowance
 from claudecluster.limits.lane import Lane, Ticket
 from claudecluster.limits.signals import BY_TYPE, Signal, Trouble, from_response
 from claudecluster.limits.windows import concerns_all
@@ -38,6 +39,7 @@ class Visit:
 
     visitor: Visitor
     user: str = ""
+    allowance: Allowance = field(default_factory=Allowance)
     pass_login: bool = False
     purse: Purse = field(default_factory=Purse)
 
@@ -99,7 +101,7 @@ class Exchange:
             absent = frozenset()
         choices = self._policy.choices(visitor, ask.model, absent)
         if not isinstance(choices, Refusal):
-            choices = self._policy.spent(visitor, visit.user, self._state.ledger, visit.purse.used) or choices
+            choices = await self._spent(visit) or choices
         if isinstance(choices, Refusal):
             await refuse(reply, choices, request_id)
             self._state.metrics.answered("", choices.status)
@@ -112,6 +114,12 @@ class Exchange:
             span.set_attribute("claudecluster.provider", provider)
             span.set_attribute("http.response.status_code", status)
             self._state.metrics.answered(provider, status)
+
+    async def _spent(self, visit: Visit) -> Refusal | None:
+        if self._policy.budgets.limited or visit.allowance != Allowance():
+            await self._state.refresh()
+        used = self._state.users.of(visit.user, self._clock.now())
+        return self._policy.spent(visit.visitor, visit.purse.used, (used, visit.allowance), self._state.ledger)
 
     def choices(self, visitor: Visitor, model: str, absent: frozenset[str] = frozenset()) -> tuple[Choice, ...] | Refusal:
         """Return who may answer such a visitor; a Refusal says why nobody may."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 from claudecluster.gateway.provider import Provider
 from claudecluster.gateway.server.message import Refusal
+from claudecluster.limits.allowance import Allowance, Period
 from claudecluster.limits.summary import Ledger, tokens
 from claudecluster.model.usage import Usage
 from claudecluster.ports.gateway import Visitor
@@ -32,7 +33,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What may be spent in all, in USD and tokens of every tier; None is unlimited. A visitor's own budget comes on top."""
+    """What may be spent in all, in USD and tokens of every tier; None is unlimited. A visitor's own budget comes on top.
+
+    `user_period` is when the users' budgets start anew; a user's own allowance takes the place of `user_usd` and `user_tokens`.
+    """
 
     run_usd: float | None = None
     task_usd: float | None = None
@@ -40,6 +44,16 @@ class Budgets:
     run_tokens: int | None = None
     task_tokens: int | None = None
     user_tokens: int | None = None
+    user_period: Period = "ever"
+
+    def of_user(self, own: Allowance) -> Allowance:
+        """Return what a user may spend."""
+        return Allowance(self.user_usd if own.usd is None else own.usd, self.user_tokens if own.tokens is None else own.tokens)
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything is limited."""
+        return any(getattr(self, f"{who}_{what}") is not None for who in ("run", "task", "user") for what in ("usd", "tokens"))
 
 
 @dataclass(slots=True)
@@ -88,13 +102,17 @@ class Policy:
             wanted = [provider for provider in wanted if provider.kind == first.kind]
         return tuple(Choice(provider, rule.use if provider is first else "", provider.kind != first.kind) for provider in wanted)
 
-    def spent(self, visitor: Visitor, user: str, ledger: Ledger, own: Usage) -> Refusal | None:
-        """Return the refusal of a request that no budget is left for. `own` is what the visitor's own door has used."""
+    def spent(self, visitor: Visitor, own: Usage, user: tuple[Usage, Allowance], ledger: Ledger) -> Refusal | None:
+        """Return the refusal of a request that no budget is left for.
+
+        `own` is what the visitor's own door has used, `user` what their user has used in this period and what is theirs alone to spend.
+        """
+        allowance = self.budgets.of_user(user[1])
         limits = (
             ("This task", own, visitor.budget_usd, visitor.budget_tokens),
             ("This run", ledger.of("run", visitor.run), self.budgets.run_usd, self.budgets.run_tokens),
             ("This task", ledger.of("task", f"{visitor.run}/{visitor.task}"), self.budgets.task_usd, self.budgets.task_tokens),
-            ("This user", ledger.of("user", user), self.budgets.user_usd, self.budgets.user_tokens),
+            ("This user", user[0], allowance.usd, allowance.tokens),
         )
         for who, usage, usd, most in limits:
             if usd is not None and usage.cost_usd >= usd:

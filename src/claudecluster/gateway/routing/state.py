@@ -10,7 +10,9 @@ from typing import Any
 from claudecluster.gateway.metering.metrics import Metrics
 from claudecluster.gateway.provider import Provider
 from claudecluster.gateway.routing.policy import Fallback
+from claudecluster.gateway.routing.recall import Past, Recall
 from claudecluster.kit.clock import Clock
+from claudecluster.limits.allowance import Spending
 from claudecluster.limits.gauge import Gauge
 from claudecluster.limits.lane import Lane, Pace
 from claudecluster.limits.signals import Trouble
@@ -71,31 +73,54 @@ class Post:
         return family(model) if self.provider.kind == "anthropic" else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What is counted and from when on: a plan's tier, the users' period, and what was metered elsewhere, if that counts."""
+
+    tier: str = "api"
+    users: Spending = field(default_factory=Spending)
+    past: Past | None = None
+
+
 class State:
     """The posts by name, in order of configuration, and the ledger."""
 
     def __init__(
-        self, providers: Iterable[Provider], fallback: Fallback, clock: Clock, *, tier: str = "api", pace: Pace | None = None
+        self, providers: Iterable[Provider], fallback: Fallback, clock: Clock, books: Books | None = None, pace: Pace | None = None
     ) -> None:
+        books = books or Books()
         self.fallback = fallback
         self.clock = clock
         self.ledger = Ledger()
+        self.users = books.users
+        self._recall = Recall(books.past, self.ledger, self.users, clock) if books.past is not None else None
         self.metrics = Metrics()
         self.posts: dict[str, Post] = {}
         for provider in providers:
-            counted = TIERS.get(tier, Tier()) if provider.kind == "anthropic" else Tier()
+            counted = TIERS.get(books.tier, Tier()) if provider.kind == "anthropic" else Tier()
             self.posts[provider.name] = Post(provider, fallback.threshold, pace or Pace(), counted)
 
     def record(self, metered: Metered) -> bool:
         """Count a record. Returns whether it was new."""
         if not self.ledger.add(metered):
             return False
+        self.users.add(metered)
         self.metrics.metered(metered)
         post = self.posts.get(metered.provider)
         if post is not None and not post.reports:
             post.tracker.add(metered.usage.input_tokens + metered.usage.output_tokens, metered.at)
             post.see(post.tracker.windows(metered.at), metered.model, metered.at)
         return True
+
+    async def recall(self) -> None:
+        """Count what was metered before this gateway began. Raises Unavailable."""
+        if self._recall is not None:
+            await self._recall.begin()
+
+    async def refresh(self) -> None:
+        """Count what other gateways on the same store have metered by now."""
+        if self._recall is not None:
+            await self._recall.refresh()
 
     def heard(self, post: Post, model: str, headers: Mapping[str, str]) -> None:
         """Take in the limit headers of a response."""

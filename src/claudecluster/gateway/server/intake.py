@@ -49,14 +49,14 @@ class Intake:
 
     def feed(self, data: bytes) -> Refusal | None:
         """Read on. A Refusal means that nothing more can be read from this client."""
-        in_head = self.phase == "head"
+        before = (self.phase, self._size)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(Refusal(400, "This gateway does not switch protocols."))
         except httptools.HttpParserError:
             self._refuse(Refusal(400, "The request is not well-formed HTTP/1.1."))
-        if in_head and self.phase == "head":  # a header without end never reaches `on_header`
+        if self.phase != "idle" and (self.phase, self._size) == before:  # a header or trailer without end never reaches `on_header`
             self._trickled += len(data)
             if self._trickled > self._bounds.head:
                 self._refuse(Refusal(431, "The request's headers are too large."))
@@ -80,6 +80,8 @@ class Intake:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header."""
+        if self.phase == "body":
+            return  # trailers: nothing of ours reads them
         self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
         self._head_size += len(name) + len(value)
 
@@ -88,6 +90,7 @@ class Intake:
         if self._refusal is not None:
             return
         self.phase = "body"
+        self._trickled = 0
         head, problem = self._make_head()
         if problem is None and int(head.headers.get("content-length", "0")) > self._bounds.body:
             problem = self._too_large()
@@ -106,6 +109,7 @@ class Intake:
         self._held += len(body)
         self._bounds.held += len(body)
         self._size += len(body)
+        self._trickled = 0
         if self._size > self._bounds.body:
             self._refuse(self._too_large())
         elif self._bounds.held > self._bounds.all_bodies:
