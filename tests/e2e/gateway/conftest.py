@@ -36,6 +36,13 @@ def claude_cli() -> Path:
     return found
 
 
+@pytest.fixture(scope="session")
+def claude_version(claude_cli: Path) -> tuple[int, ...]:
+    """Return its version."""
+    said = subprocess.run([claude_cli, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+    return tuple(int(part) for part in said.split()[0].split("."))
+
+
 @dataclass
 class Told:
     """What the CLI printed and how it ended."""

@@ -80,7 +80,7 @@ async def test_traffic_moves_over_before_the_limit_is_hit(housed: Any) -> None:
 
 
 MENDED: dict[str, tuple[dict[str, Any], int]] = {
-    # what strikes the second turn once, and Claude Code mends by itself: (fault, requests to Anthropic)
+    # what strikes the third turn once, and Claude Code mends by itself: (fault, requests to Anthropic)
     "a signature it does not know": ({"status": 400, "message": WORDS}, 4),
     "a prompt that is too long": ({"status": 400, "message": "prompt is too long: 250000 tokens > 200000 maximum"}, 5),
 }
@@ -89,7 +89,7 @@ MENDED: dict[str, tuple[dict[str, Any], int]] = {
 @pytest.mark.parametrize("row", MENDED)
 async def test_what_claude_code_mends_by_itself_reaches_it_as_it_is(housed: Any, row: str) -> None:
     fault, requests = MENDED[row]
-    thoughtful = scenario([fault])
+    thoughtful = scenario([fault], at=2)  # 2.1.197 compacts nothing shorter
     turns = [turn.model_copy(update={"thinking": "Let me think."}) for turn in thoughtful.sessions[0].turns]
     session = thoughtful.sessions[0].model_copy(update={"turns": tuple(turns)})
     async with housed(thoughtful.model_copy(update={"sessions": (session,)}), ScriptedOllama(local)) as house:
@@ -99,7 +99,7 @@ async def test_what_claude_code_mends_by_itself_reaches_it_as_it_is(housed: Any,
         assert len(house.anthropic.messages) <= requests
         assert house.ollama.count() == 0
         assert bool(told.having("compact_boundary")) is ("long" in row)
-        struck, mended = [json.dumps(asked.body["messages"]) for asked in house.anthropic.messages[1:3]]
+        struck, mended = [json.dumps(asked.body["messages"]) for asked in house.anthropic.messages[2:4]]
         assert '"thinking"' in struck, "what was thought comes back to Anthropic as it was"
         assert '"thinking"' not in mended or "long" in row
 

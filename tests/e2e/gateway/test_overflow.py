@@ -11,7 +11,8 @@ from claudecluster.testing.ollama_wires import Reply, ToolCall
 from claudecluster.testing.scenario import Scenario
 
 LIMIT = {"status": 429, "headers": {"retry-after": "7200"}, "times": 1000}
-SMALL = OllamaModel(context_length=24_000)
+SMALL = OllamaModel(context_length=18_000)
+FEW = ("--tools", "Bash")  # the same small prompt from every version of Claude Code
 SUMMARY = "<summary>The user wants it done; a long list of numbers was printed.</summary>"
 
 
@@ -46,7 +47,7 @@ def prints(lines: int, *, limited_at: int) -> Scenario:
 
 async def test_a_session_too_long_for_its_stand_in_is_compacted_and_goes_on_with_its_tools(housed: Any) -> None:
     async with housed(prints(6000, limited_at=2), ScriptedOllama(local, models=(SMALL,))) as house:
-        told = await house.claude()
+        told = await house.claude(*FEW)
         assert (told.code, told.result["is_error"], told.result["result"]) == (0, False, "The local model has finished it.")
         assert [line["compact_metadata"]["trigger"] for line in told.having("compact_boundary")] == ["auto"]
         assert told.ran == ["anthropic0", "anthropic1", "local"]
@@ -75,7 +76,7 @@ async def test_a_session_that_outgrows_its_stand_in_again_is_compacted_again(hou
         return Reply("Printing.", [ToolCall("Bash", bash(f"echo {asked[0].split()[-1]} >> ran; seq 1 5000"))])
 
     async with housed(prints(1, limited_at=0), ScriptedOllama(prints_on, models=(SMALL,))) as house:
-        told = await house.claude(then=("part two", "part three", "part four"))
+        told = await house.claude(*FEW, then=("part two", "part three", "part four"))
         results = [line for line in told.lines if line["type"] == "result"]
         assert [(line["is_error"], line["result"]) for line in results] == [(False, "Printed.")] * 4
         assert len(told.having("compact_boundary")) >= 2

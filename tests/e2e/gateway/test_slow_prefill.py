@@ -45,7 +45,11 @@ async def test_a_session_outlives_a_prefill_longer_than_its_patience(housed: Any
 
 
 @pytest.mark.parametrize(("env", "at"), [(HEADERS, "before"), pytest.param(STREAM, "start", marks=pytest.mark.slow)])
-async def test_the_same_silence_without_pings_ends_a_session(housed: Any, env: Mapping[str, str], at: str) -> None:
+async def test_the_same_silence_without_pings_ends_a_session(
+    housed: Any, claude_version: tuple[int, ...], env: Mapping[str, str], at: str
+) -> None:
+    if env is STREAM and claude_version < (2, 1, 327):
+        pytest.skip("this Claude Code waits 300 seconds for a byte, whatever it is told")
     silent = Scenario.model_validate({"faults": [{"hang": 25, "at": at, "times": 1000}]})
     async with housed(silent, slow(0)) as house:
         told = await replace(house, url=house.anthropic.url).claude(token=KEY, env={**env, "CLAUDE_CODE_MAX_RETRIES": "0"})
