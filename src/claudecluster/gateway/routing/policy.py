@@ -108,10 +108,11 @@ class Policy:
         `own` is what the visitor's own door has used, `user` what their user has used in this period and what is theirs alone to spend.
         """
         allowance = self.budgets.of_user(user[1])
+        task = ledger.of("task", f"{visitor.run}/{visitor.task}") if visitor.task else Usage()
         limits = (
             ("This task", own, visitor.budget_usd, visitor.budget_tokens),
             ("This run", ledger.of("run", visitor.run), self.budgets.run_usd, self.budgets.run_tokens),
-            ("This task", ledger.of("task", f"{visitor.run}/{visitor.task}"), self.budgets.task_usd, self.budgets.task_tokens),
+            ("This task", task, self.budgets.task_usd, self.budgets.task_tokens),
             ("This user", user[0], allowance.usd, allowance.tokens),
         )
         for who, usage, usd, most in limits:
