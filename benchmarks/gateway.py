@@ -5,19 +5,21 @@ one of Claude Code's size (76 KB). Upstream, gateway and pass-through are proces
 Noise from other work on the machine only ever adds, so of several rounds the quietest counts: the one in which the bare upstream
 was quickest for latencies, the best one of each server for throughput.
 
-    python benchmarks/gateway.py [--quick] [--json FILE]
+    python benchmarks/gateway.py [--quick] [--json FILE] [--litellm PROGRAM] [--router PROGRAM]
+
+LiteLLM's proxy and claude-code-router are measured beside it, in the same way, where their programs are given or on PATH. They are
+no part of this project: `pip install 'litellm[proxy]'`, `npm install @musistudio/claude-code-router`, somewhere else.
 """
 
 import argparse
 import asyncio
 import json
-import os
-import signal
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ from claudecluster.gateway.provider import Answer, Ask, Failure, Health, Kind, V
 from claudecluster.gateway.standalone import Ready, StandaloneConfig, serve
 from claudecluster.gateway.upstream.anthropic import AnthropicConfig
 from claudecluster.gateway.upstream.keys import fixed
+from servers import PEERS, Child, found, start
 
-TOKEN = "bench"
+TOKEN = "sk-bench-0123456789abcdef"  # LiteLLM wants one that begins so
 TEXT = "word " * 12
 ROUNDS = 6
 
@@ -158,30 +161,6 @@ async def gateway(target: str) -> None:
     await serve(StandaloneConfig(config, token=TOKEN), ready)
 
 
-@dataclass
-class Child:
-    """A server in its own process."""
-
-    process: asyncio.subprocess.Process
-    url: str
-
-    def memory(self) -> int:
-        """Return its resident bytes."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    async def stop(self) -> None:
-        """End it."""
-        self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
-
-
-async def start(*argv: str) -> Child:
-    """Start this file as a server."""
-    process = await asyncio.create_subprocess_exec(sys.executable, __file__, *argv, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
-    return Child(process, json.loads(await process.stdout.readline())["url"])
-
-
 async def one(session: aiohttp.ClientSession, url: str, data: bytes, **headers: str) -> tuple[float, float]:
     """Ask once. Returns seconds to the first byte of the body and to the last."""
     begun = time.perf_counter()
@@ -237,17 +216,53 @@ def centiles(times: list[float]) -> dict[str, float]:
     return {"p50": round(statistics.median(ordered), 3), "p95": round(ordered[int(len(ordered) * 0.95)], 3)}
 
 
-async def measure(quick: bool) -> dict[str, Any]:
+async def beside(bare: Child, ours: Child, programs: Mapping[str, Path], *, quick: bool) -> dict[str, Any]:
+    """Measure other people's gateways and ours in turn, on the same upstream."""
+    rounds, requests, many = (40, 320, 320) if quick else (120, 960, 1000)
+    data = body()
+    async with AsyncExitStack() as stack:
+        children = {"gateway": ours}
+        for name, program in programs.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            children[name] = await PEERS[name][1](program, bare.url, folder, TOKEN)
+            stack.push_async_callback(children[name].stop)
+        urls = {"bare": bare.url, **{name: child.url for name, child in children.items()}}
+        weathers = [await latencies(urls, data, rounds) for _ in range(3)]
+        times = min(weathers, key=lambda each: statistics.median(each["bare"]))
+        rates: dict[str, list[float]] = {name: [] for name in children}
+        for _ in range(3):
+            for name, child in children.items():
+                rates[name].append(await throughput(child.url, data, requests // 3))
+        before = {name: child.memory() for name, child in children.items()}
+        for child in children.values():
+            await throughput(child.url, data, many)
+        after = {name: child.memory() for name, child in children.items()}
+    return {
+        name: {
+            "added_first_byte_ms": added(times[name], times["bare"]),
+            "requests_per_second_at_32": round(max(rates[name]), 1),
+            "memory_mb": {"before": round(before[name] / 1e6, 1), "after": round(after[name] / 1e6, 1), "requests": many},
+        }
+        for name in children
+    }
+
+
+def added(times: list[float], bare: list[float]) -> dict[str, float]:
+    """Return what p50 and p95 were added, in milliseconds."""
+    more = [here - there for here, there in zip(times, bare, strict=True)]
+    return {"p50": round(centiles(times)["p50"] - centiles(bare)["p50"], 3), "p95": centiles(more)["p95"]}
+
+
+async def measure(programs: Mapping[str, Path], *, quick: bool) -> dict[str, Any]:
     """Run all of it."""
     rounds, requests, many = (300, 1800, 1500) if quick else (900, 4800, 10_000)
     data = body()
-    bare = await start("upstream")
-    thin, ours = await start("passthrough", bare.url), await start("gateway", bare.url)
+    bare = await start(__file__, "upstream")
+    thin, ours = await start(__file__, "passthrough", bare.url), await start(__file__, "gateway", bare.url)
     try:
         urls = {"bare": bare.url, "passthrough": thin.url, "gateway": ours.url}
         weathers = [await latencies(urls, data, rounds // ROUNDS) for _ in range(ROUNDS)]
         times = min(weathers, key=lambda each: statistics.median(each["bare"]))
-        added = [here - there for here, there in zip(times["gateway"], times["bare"], strict=True)]
         rates: dict[str, list[float]] = {"passthrough": [], "gateway": []}
         for _ in range(ROUNDS):
             rates["passthrough"].append(await throughput(thin.url, data, requests // ROUNDS))
@@ -256,21 +271,20 @@ async def measure(quick: bool) -> dict[str, Any]:
         await throughput(ours.url, data, many)
         after = ours.memory()
         switches = await switching(ours.url, data, rounds)
+        others = await beside(bare, ours, programs, quick=quick) if programs else {}
     finally:
         for child in (ours, thin, bare):
             await child.stop()
-    rate = {name: max(found) for name, found in rates.items()}
+    rate = {name: max(each) for name, each in rates.items()}
     return {
         "body_bytes": len(data),
-        "first_byte_ms": {name: centiles(found) for name, found in times.items()},
-        "added_first_byte_ms": {
-            "p50": round(centiles(times["gateway"])["p50"] - centiles(times["bare"])["p50"], 3),
-            "p95": centiles(added)["p95"],
-        },
-        "requests_per_second_at_32": {name: round(found) for name, found in rate.items()},
+        "first_byte_ms": {name: centiles(each) for name, each in times.items()},
+        "added_first_byte_ms": added(times["gateway"], times["bare"]),
+        "requests_per_second_at_32": {name: round(each) for name, each in rate.items()},
         "share_of_passthrough": round(rate["gateway"] / rate["passthrough"], 3),
         "memory_mb": {"before": round(before / 1e6, 1), "after": round(after / 1e6, 1), "requests": many},
         "switch_ms": centiles(switches),
+        "beside": others,
     }
 
 
@@ -290,6 +304,8 @@ def main() -> int:
     parser.add_argument("target", nargs="?", default="")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
+    for name, (program, _) in PEERS.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="PROGRAM", help=f"measure it too; else `{program}` on PATH, if it is there")
     given = parser.parse_args()
     if given.role != "measure":
         role = {"upstream": upstream, "passthrough": lambda: passthrough(given.target), "gateway": lambda: gateway(given.target)}[
@@ -297,12 +313,13 @@ def main() -> int:
         ]
         asyncio.run(role())
         return 0
-    found = asyncio.run(measure(given.quick))
-    found["goals"] = {goal: reached(found) for goal, reached in GOALS.items()}
-    print(json.dumps(found, indent=2))
+    programs = {name: program for name in PEERS if (program := found(name, getattr(given, name)))}
+    result = asyncio.run(measure(programs, quick=given.quick))
+    result["goals"] = {goal: reached(result) for goal, reached in GOALS.items()}
+    print(json.dumps(result, indent=2))
     if given.json:
-        given.json.write_text(json.dumps(found, indent=2))
-    return 0 if all(found["goals"].values()) else 1
+        given.json.write_text(json.dumps(result, indent=2))
+    return 0 if all(result["goals"].values()) else 1
 
 
 if __name__ == "__main__":
