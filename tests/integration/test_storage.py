@@ -296,3 +296,22 @@ async def test_all_that_was_metered_is_told_by_whom_and_by_what_not_request_by_r
         await store.meter(Metered(key, "", "", 0, "anthropic", model, used, float(key), degraded=model == "b", user=user))
     found = {(record.model, record.user, record.degraded): (record.usage, record.at) for record in await store.spent()}
     assert found == {("a", "", False): (used + used, 2.0), ("b", "ada", True): (used, 3.0)}
+
+
+async def test_what_was_metered_is_told_by_its_time_summed_or_request_by_request(store: SqlStore) -> None:
+    used = Usage(requests=1, input_tokens=10, output_tokens=2, cost_usd=0.5)
+    records = [Metered(str(n), "r", "t", 1, "anthropic", "m", used, float(n), session="s", user="ada", degraded=n == 3) for n in (1, 2, 3)]
+    for record in records:
+        await store.meter(record)
+    assert await store.metered(0.0) == records
+    assert await store.metered(2.0) == records[2:]
+    assert [record.usage for record in await store.spent(1.0, 2.0)] == [used]
+    assert sum(record.usage.requests for record in await store.spent(until=2.0)) == 2
+
+
+async def test_answers_of_lesser_models_are_told_by_task_and_model(store: SqlStore) -> None:
+    used = Usage(requests=1)
+    for key, task, model in (("1", "a", "qwen"), ("2", "a", "qwen"), ("3", "a", "llama"), ("4", "b", "opus"), ("5", "c", "qwen")):
+        await store.meter(Metered(key, RUN, task, 1, "p", model, used, float(key), degraded=model != "opus"))
+    assert await store.stand_ins(RUN) == {"a": {"qwen": 2, "llama": 1}, "c": {"qwen": 1}}
+    assert await store.stand_ins("another") == {}

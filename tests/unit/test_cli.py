@@ -89,6 +89,16 @@ def test_what_still_goes_on_has_lasted_until_now() -> None:
 FAILED = replace(TASK, state=TaskState.FAILED)
 
 
+def test_a_task_that_lesser_models_have_answered_is_marked_for_reading_and_for_nothing_else() -> None:
+    plain = outcome(RunState.DONE, TASK, replace(TASK, id="b", usage=Usage(4)))
+    marked = replace(plain, stand_ins={"b": {"qwen3": 1, "llama": 2}})
+    assert marked.as_json() == plain.as_json()
+    assert "degraded" not in plain.as_text()
+    heads, first, second = (line.split() for line in marked.as_text().splitlines()[3:6])
+    assert (heads[-1], first[-1], second[-1]) == ("degraded", "$0.12", "3/4")
+    assert "b: degraded: 3 of 4 requests were answered by a fallback model (qwen3, llama)" in marked.as_text()
+
+
 @pytest.mark.parametrize(
     ("code", "state", "tasks"),
     [

@@ -3,8 +3,8 @@
 Keys and codes are the published contract (`docs/reference/cli.md`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from claudecluster.cli import exits
@@ -21,6 +21,7 @@ class Outcome:
     tasks: Sequence[TaskRecord]
     now: float
     servers: Sequence[str] | None = None  # who serves it; None where nobody looked
+    stand_ins: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # requests of a task that lesser models answered, by model
 
     def as_json(self) -> dict[str, Any]:
         """Return the published object. `error` is there only where the run itself has one."""
@@ -59,7 +60,7 @@ class Outcome:
         lines += [f"  served by {server}" for server in self.servers or ()]
         lines += [
             "",
-            *table(("task", "state", "attempts", "commit", "gates", "time", "cost"), [self._row(task) for task in self.tasks]),
+            *table(("task", "state", "attempts", "commit", "gates", "time", "cost", "degraded"), [self._row(task) for task in self.tasks]),
             "",
         ]
         landed = sum(task.landed for task in self.tasks)
@@ -71,6 +72,7 @@ class Outcome:
         )
         lines += [f"  {task.id}: {task.error}" for task in self.tasks if task.error and task.state.over]
         lines += [f"  {task.id}: {task.decision}" for task in self.tasks if task.state is TaskState.WAITING]
+        lines += [f"  {task.id}: degraded: {self._stood_in(task)}" for task in self.tasks if task.id in self.stand_ins]
         return "\n".join(lines)
 
     def hints(self) -> list[str]:
@@ -99,7 +101,12 @@ class Outcome:
             gates,
             time,
             money(task.usage.cost_usd) if task.usage.requests else "",
+            f"{sum(self.stand_ins[task.id].values())}/{task.usage.requests}" if task.id in self.stand_ins else "",
         )
+
+    def _stood_in(self, task: TaskRecord) -> str:
+        answered = self.stand_ins[task.id]
+        return f"{sum(answered.values())} of {task.usage.requests} requests were answered by a fallback model ({', '.join(answered)})"
 
     def _task(self, task: TaskRecord) -> dict[str, Any]:
         return {
