@@ -115,7 +115,7 @@ class _Desk:
 
     async def _answer(self, guest: Guest, request: Request, reply: Reply) -> None:
         head, config = request.head, self._core.config
-        visit = Visit(_visitor(head), guest.name or head.headers.get("x-claudecluster-user", ""), guest.allowance, config.pass_login)
+        visit = Visit(_visitor(head), guest.name or head.headers.get("x-claudecluster-user", "")[:100], guest.allowance, config.pass_login)
         try:
             async with self._guests.turn(guest, config.tuning.patience):
                 await self._core.answer(visit, request, reply)
