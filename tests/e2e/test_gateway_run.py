@@ -67,6 +67,7 @@ async def test_a_limit_within_a_run_is_stood_in_for_and_every_view_says_so(cli: 
     assert "qwen3-coder:30b" in said
     status = cli("status", "--json", cwd=repo, env=given).json()
     assert status["tasks"][0]["usage"] == task["usage"]
+    assert "mend: degraded: 2 of 3 requests were answered by a fallback model (qwen3-coder:30b)" in cli("status", cwd=repo, env=given).out
     used = cli("usage", "--json", cwd=repo, env=given).json()
     assert used["total"]["degraded_requests"] == 2
     assert set(used["by_provider"]) == {"anthropic", "ollama"}

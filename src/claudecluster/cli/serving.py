@@ -93,7 +93,7 @@ async def look(settings: Any, run: str, clock: Clock) -> Outcome:
         if record is None:
             raise NotFound("no runs yet", hint="start one with `claudecluster run`")
         servers = None if record.state.over else await _servers(store.roster, record.id, clock)
-        return Outcome(record, await store.tasks(record.id), clock.now(), servers)
+        return Outcome(record, await store.tasks(record.id), clock.now(), servers, await store.stand_ins(record.id))
 
 
 async def _servers(roster: Roster, run: str, clock: Clock) -> list[str]:

@@ -45,9 +45,10 @@ class Recall:
         """Read everything there is. Raises Unavailable."""
         now = self._clock.now()
         until, began = now - OVERLAP, max(0.0, self._spending.began(now))
-        for record in await self._past.spent(0.0, until):
+        everything = await self._past.spent(0.0, until)
+        for record in everything:
             self._ledger.add(record)
-        for record in await self._past.spent(began, until):
+        for record in everything if began <= 0.0 else await self._past.spent(began, until):
             self._spending.add(record)
         self._since = until
         await self._read()
