@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,7 +308,25 @@ async def test_logs_of_one_task_leave_out_the_others_facts() -> None:
 
 
 def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
-    code = "from claudecluster.cli.serving import Interruption; stop = Interruption(None); stop.ask(); stop.ask(); print('still here')"
+    code = """
+import asyncio
+from claudecluster.cli.serving import Interruption
+
+async def main():
+    stop = Interruption(asyncio.create_task(asyncio.sleep(60)))
+    stop.ask()
+    stop.ask()
+    print("still here")
+
+asyncio.run(main())
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.count("stopping agents") == 1
+
+
+def test_an_agent_nobody_knows_is_refused_even_where_no_task_wants_it(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").write_text("tasks: [{id: a, run: x}]\n")
+    answer = cli("plan", "--tasks", str(tmp_path / "tasks.yaml"), "--agent", "claude-kode")
+    assert answer.code == 2
+    assert "did you mean `claude-code`?" in answer.err

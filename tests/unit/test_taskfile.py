@@ -253,3 +253,10 @@ def test_the_schema_describes_every_key_and_refuses_others() -> None:
     assert schema["additionalProperties"] is task["additionalProperties"] is False
     assert set(task["properties"]) == set(Task.__dataclass_fields__)
     assert [name for name, entry in task["properties"].items() if not entry.get("description")] == []
+
+
+@pytest.mark.parametrize("key", ["1", "null", "[1, 2]", "{a: b}", "yes"])
+def test_a_key_that_is_not_text_is_refused_with_its_line(tmp_path: Path, key: str) -> None:
+    message, _ = refusal(tmp_path, f"goal: g\n{key}: 2\ntasks: [{{id: a, run: x}}]\n")
+    assert message.startswith("tasks.yaml line 2: ")
+    assert "must be text" in message

@@ -12,6 +12,7 @@ from claudecluster.ports.sandbox import Sandbox
 
 TAIL = 20  # lines of output that explain a failure
 LONGEST = 4000  # characters heard of one line
+MOST = 16 * 1024 * 1024  # characters heard of one attempt; a command may write without end, the log may not
 SHELL = ("sh", "-c", 'if command -v bash >/dev/null 2>&1; then exec bash -c "$0"; else eval "$0"; fi')
 
 
@@ -37,12 +38,20 @@ class CommandAgent:
         tail: deque[str] = deque(maxlen=TAIL)
         command = Command((*SHELL, task.run), env={**task.env, **_door(brief, sandbox)}, timeout=task.timeout)
         async with sandbox.start(command) as process:
+            heard = 0
             async for line in process.lines():
-                text = line.data.decode(errors="replace")
-                tail.append(text[:LONGEST])
-                hear(Heard("output", text[:LONGEST], {"stream": str(line.stream)}))
+                text = line.data[: 4 * LONGEST].decode(errors="replace")[:LONGEST]
+                tail.append(text)
+                if heard <= MOST:
+                    heard += len(text) + 1
+                    hear(_heard(text, str(line.stream), last=heard > MOST))
             ended = await process.wait()
         return _report(brief, ended, "\n".join(tail).strip())
+
+
+def _heard(text: str, stream: str, *, last: bool) -> Heard:
+    more = f"\n(more than {MOST // 1024**2} MiB of output: what follows is not kept)" if last else ""
+    return Heard("output", text + more, {"stream": stream})
 
 
 def _door(brief: Brief, sandbox: Sandbox) -> dict[str, str]:

@@ -54,7 +54,10 @@ def place(repo: str) -> Where:
     """Return what `--repo` means; empty is the repository around the current folder. Raises Refused for what is not there."""
     if URL.match(repo):
         return Where(repo, None)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise Refused("the current folder is gone", hint="change to one that exists") from None
     top = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
     folder = Path(repo).expanduser().absolute() if repo else top
     try:

@@ -15,6 +15,7 @@ import yaml
 from claudecluster.model.errors import Refused
 
 LARGEST = 64 * 1024 * 1024
+TEXT = "tag:yaml.org,2002:str"
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -24,10 +25,13 @@ class _Once(Loader):  # type: ignore[misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         said = set()
         for key, _ in node.value:
-            if key.value in said and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
+            if key.value in said:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key.value}` is given twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                said.add(key.value)
+            if key.tag != TEXT and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key.value}` must be text: put it in quotes", key.start_mark)
+            said.add(key.value)
         return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from claudecluster.assembly.nearest import nearest, suggestion
-from claudecluster.assembly.reading import Document, read
+from claudecluster.assembly.reading import LARGEST, Document, read
 from claudecluster.assembly.schema import LONGEST, GateEntry, TaskEntry, TaskFile
 from claudecluster.graph.check import verify
 from claudecluster.model.errors import Refused
@@ -55,7 +55,8 @@ def _bytes(file: Path) -> bytes:
     try:
         if file.is_dir():
             raise Refused(f"{file} is a folder, not a task file", hint=f"name the file, such as {file / 'tasks.yaml'}")
-        return file.read_bytes()
+        with file.open("rb") as source:
+            return source.read(LARGEST + 1)  # a device may have no end
     except (FileNotFoundError, NotADirectoryError):
         raise Refused(f"there is no task file {file}", hint="check the path given with --tasks") from None
     except (OSError, ValueError) as error:

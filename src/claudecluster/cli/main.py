@@ -3,6 +3,7 @@
 Called by the console script. `--help` answers without loading any command: names and one-line helps stand here.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -97,7 +98,23 @@ def front(
 
 def main() -> int:
     """Do what was typed and return the exit code."""
+    _stand_in_for_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a narrow terminal encoding must not end a run
     command = typer.main.get_command(app)
     return guarded(lambda: command.main(prog_name=NAME, standalone_mode=False))
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Give each of stdin, stdout and stderr that the caller closed the null device, so that no file of ours takes its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the same

@@ -117,38 +117,46 @@ async def _served(setting: Setting, begin: Begin, *, as_json: bool) -> int:
             run = await begin(cluster)
             async with load("claudecluster.assembly.build").reading(settings) as store, watching(store, run, setting.clock):
                 await _until_stopped(cluster.serve(run), stop)
-            if not stop.asked:
-                return told(await look(settings, run, setting.clock), as_json=as_json)
-            code = told(await look(settings, run, setting.clock), as_json=as_json)
-            _leave_soon()
-            return exits.INTERRUPTED if code == exits.LANDED else code
-
-
-def _leave_soon() -> None:
-    """End the process in a few seconds even if something still hangs: the state is kept, agents die with their worker."""
-    timer = threading.Timer(CLOSING_SECONDS, os._exit, [exits.INTERRUPTED])
-    timer.daemon = True
-    timer.start()
+            outcome = await look(settings, run, setting.clock)
+            code = told(outcome, as_json=as_json)
+            stop.code = exits.INTERRUPTED if stop.asked and not outcome.run.state.over and code == exits.LANDED else code
+            if stop.asked:
+                stop.leave_soon()
+        return stop.code
 
 
 class Interruption:
-    """The user's wish to stop: the first one ends the work gently, the second one ends the process."""
+    """The user's wish to stop: the first one ends the work gently, the second one ends the process.
+
+    `work` is what is to be stopped; None once it is over: then what is left is short and must not be cut, and the exit code stands.
+    """
 
     def __init__(self, work: "asyncio.Task[Any] | None") -> None:
         self.asked = False
         self.work = work
+        self.code = exits.INTERRUPTED
+        self._times = 0
 
     def ask(self) -> None:
         """Take a Ctrl-C, or what stands for one."""
-        if self.asked:
+        self._times += 1
+        if self._times > 1:
             if sys.stderr.isatty():
                 sys.stderr.write(SHOW_CURSOR)
                 sys.stderr.flush()
-            os._exit(exits.INTERRUPTED)  # the second time the user means it; agents die with their worker
+            os._exit(self.code)  # the second time the user means it; agents die with their worker
+        if self.work is None:
+            self.leave_soon()
+            return
         self.asked = True
         voice.say("stopping agents; their work is kept (Ctrl-C again quits at once)")
-        if self.work is not None:
-            self.work.cancel()
+        self.work.cancel()
+
+    def leave_soon(self) -> None:
+        """End the process in a few seconds even if something still hangs: the state is kept, agents die with their worker."""
+        timer = threading.Timer(CLOSING_SECONDS, lambda: os._exit(self.code))
+        timer.daemon = True
+        timer.start()
 
 
 @contextlib.contextmanager
@@ -161,17 +169,25 @@ def _interrupts() -> Iterator[Interruption]:
     finally:
         for number in STOPPING:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # the result is told: the last moments of the process cannot change it
 
 
 async def _until_stopped(work: Coroutine[Any, Any, Any], stop: Interruption) -> None:
-    before, stop.work = stop.work, asyncio.create_task(work)
+    stop.work = asyncio.create_task(work)
     try:
         await stop.work
     except asyncio.CancelledError:
         if not stop.asked or not stop.work.done():
             raise
     finally:
-        stop.work = before if before is not None and not stop.asked else None
+        stop.work = None
+
+
+def chosen(run: str) -> str:
+    """Return the run's id. Raises NotFound for an empty one: what changes a run never takes the newest one instead."""
+    if not run.strip():
+        raise NotFound("no run is named", hint="`claudecluster runs` lists them")
+    return run
 
 
 def look_now(settings: Any, run: str = "") -> Outcome:

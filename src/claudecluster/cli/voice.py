@@ -1,15 +1,26 @@
 """How the command line speaks: data on stdout, talk on stderr, readable without colour. Called by every command."""
 
+import contextlib
+import os
+import re
+import shlex
+import shutil
 import sys
+from functools import cache
 from typing import Any
 
 from claudecluster.cli.loading import load
 
+OUR_COMMAND = re.compile(r"(?<![\w./-])claudecluster (?=[a-z-])")
+
 
 def data(text: str) -> None:
-    """Write what was asked for to stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Write what was asked for to stdout. A reader that has left is fine: the exit code still tells how it went."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_json(value: Any) -> None:
@@ -22,15 +33,26 @@ def as_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Talk to the person at the terminal."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    """Talk to the person at the terminal. Where nobody can hear it (a closed pipe, a full disk, a lost terminal) the work goes on."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def hint(text: str) -> None:
-    """Say what to do next."""
+    """Say what to do next. Commands of ours in it are as the user has to type them."""
     if text:
-        say(f"hint: {one_line(text)}")
+        say(f"hint: {OUR_COMMAND.sub(lambda _: f'{typed()} ', one_line(text))}")
+
+
+@cache
+def typed() -> str:
+    """Return our command as it can be typed here: by its name where that is on PATH, else as it was called this time."""
+    if shutil.which("claudecluster"):
+        return "claudecluster"
+    if sys.argv[0].endswith("__main__.py"):
+        return shlex.join([sys.executable, "-m", "claudecluster.cli"])
+    return shlex.quote(sys.argv[0])
 
 
 def warn(text: str) -> None:

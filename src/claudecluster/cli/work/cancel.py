@@ -8,7 +8,7 @@ import typer
 from claudecluster.assembly.settings import load
 from claudecluster.cli import exits, voice
 from claudecluster.cli.loading import load as module
-from claudecluster.cli.serving import look_now
+from claudecluster.cli.serving import chosen, look_now
 from claudecluster.cli.work.plan import Json
 from claudecluster.kit.clock import Clock, SystemClock
 from claudecluster.model.errors import NotFound, Refused, Unavailable
@@ -24,7 +24,7 @@ def cancel(
 ) -> int:
     """Cancel a run, or one of its tasks. Its agents are stopped; what has landed stays."""
     settings = load().settings
-    outcome = look_now(settings, run)
+    outcome = look_now(settings, chosen(run))
     states = {found.id: found.state for found in outcome.tasks}
     if task and task not in states:
         raise NotFound(f"run {run} has no task {task!r}", hint=f"its tasks: {', '.join(list(states)[:20])}")

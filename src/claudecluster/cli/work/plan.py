@@ -55,7 +55,7 @@ def planned(file: Path | None, settings: Settings, wishes: Wishes) -> Plan:
         timeout=settings.timeout if wishes.timeout is None else wishes.timeout,
     )
     made = read_plan(file, filled)
-    for name in sorted({task.agent for task in made.tasks}):
+    for name in sorted({*(task.agent for task in made.tasks), *([wishes.agent] if wishes.agent else [])}):
         plugins.known("agents", name)
     for name in sorted({gate.check for task in made.tasks for gate in made.gates_of(task) if gate.check}):
         plugins.known("checks", name)

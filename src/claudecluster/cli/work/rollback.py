@@ -6,7 +6,7 @@ import typer
 
 from claudecluster.assembly.settings import load
 from claudecluster.cli import voice
-from claudecluster.cli.serving import look_now, serve
+from claudecluster.cli.serving import chosen, look_now, serve
 from claudecluster.cli.work.plan import Json
 from claudecluster.cli.work.resume import setting_of
 from claudecluster.model.errors import NotFound, Refused
@@ -18,7 +18,7 @@ def rollback(
     as_json: Json = False,
 ) -> int:
     """Land a revert of a run, or of one of its tasks, through the same gates. History is kept."""
-    outcome = look_now(load().settings, run)
+    outcome = look_now(load().settings, chosen(run))
     landed = [found.id for found in outcome.tasks if found.landed]
     if task and task not in {found.id for found in outcome.tasks}:
         raise NotFound(f"run {run} has no task {task!r}", hint=f"its tasks: {', '.join(found.id for found in outcome.tasks[:20])}")
@@ -27,7 +27,14 @@ def rollback(
         raise Refused(f"{who} not landed anything", hint="only what landed can be taken back")
 
     async def begin(cluster: Any) -> str:
-        made: str = await cluster.rollback(run, task)
+        try:
+            made: str = await cluster.rollback(run, task)
+        except Refused as error:
+            ref, head = f"refs/heads/{outcome.run.branch}", outcome.run.head
+            if repr(ref) not in error.message:
+                raise
+            fix = f"bring it back with `git branch {outcome.run.branch} {head}`"
+            raise Refused(f"{outcome.run.repo} has no branch {outcome.run.branch} any more", hint=fix) from None
         voice.say(f"run {made} takes back {task or 'all'} of {run}")
         return made
 

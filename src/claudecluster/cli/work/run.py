@@ -20,6 +20,7 @@ from claudecluster.kit import processes
 from claudecluster.model.errors import Refused
 from claudecluster.model.order import Order
 
+SHOWN = 5  # submodules named
 SEVERAL = 256  # workers beyond this are a typing error on one host
 
 
@@ -81,20 +82,27 @@ def submitting(order: Order, folder: Path | None = None) -> Callable[[Any], Awai
         run: str = await cluster.submit(order)
         voice.say(f"run {run}")
         if folder is not None:
-            looking.append(asyncio.create_task(_say_if_dirty(folder)))  # on the side: in a large repository git takes its time
+            looking.append(asyncio.create_task(_say_what_is_left_out(folder, order.base)))  # on the side: git may take its time
         return run
 
     looking: list[asyncio.Task[None]] = []
     return begin
 
 
-async def _say_if_dirty(folder: Path) -> None:
+async def _say_what_is_left_out(folder: Path, base: str) -> None:
+    git = ("git", "--no-optional-locks", "-C", str(folder))
+    modules = (*git, "config", "--blob", f"{base or 'HEAD'}:.gitmodules", "--get-regexp", r"^submodule\..*\.path$")
     try:
-        done = await processes.run(("git", "--no-optional-locks", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"))
+        changed = await processes.run((*git, "status", "--porcelain", "--untracked-files=no"))
+        listed = await processes.run(modules)
     except OSError:
         return
-    if done.code == 0 and done.out.strip():
+    if changed.code == 0 and changed.out.strip():
         voice.say(f"note: {folder} has uncommitted changes; work starts from the commit, without them")
+    if listed.code == 0 and listed.out.strip():
+        paths = [line.partition(b" ")[2].decode(errors="replace") for line in listed.out.splitlines()]
+        which = ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+        voice.warn(f"submodules are empty folders for agents and gates, and what is written into them does not land: {which}")
 
 
 def _agreed(sandbox: str, network: str, *, ask: bool) -> None:

@@ -1,0 +1,123 @@
+"""How the command line ends when the world around it does: late signals, closed and full streams, empty names, what is gone."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Any
+QUICK = ("run", "echo x > x", "--agent", "command", "--sandbox", "none", "--yes", "--json")
+
+
+def git(at: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=at, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-o", "pipefail", "-c", line], cwd=cwd, check=False, capture_output=True, text=True, timeout=90)
+
+
+def said(state: Path, kind: str) -> bool:
+    try:
+        with closing(sqlite3.connect(f"file:{state / 'state.db'}?mode=ro", uri=True)) as store:
+            return bool(store.execute("select 1 from cc_events where kind = ?", (kind,)).fetchone())
+    except sqlite3.OperationalError:
+        return False
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("late", [0.0, 0.1, 0.3])
+def test_a_signal_after_the_run_is_over_changes_nothing(cli: Cli, repo: Path, state: Path, number: int, late: float) -> None:
+    process = cli.start(*QUICK, cwd=repo)
+    until(lambda: said(state, "run.done"))
+    time.sleep(late)
+    if process.poll() is None:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["state"]) == (0, "done"), err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_keep_a_run_from_landing(cli: Cli, repo: Path, closed: str) -> None:
+    done = shell(f"'{cli.script}' run 'echo x > x' --agent command --sandbox none --yes --branch landed {closed}", repo)
+    assert done.returncode == 0, done.stderr
+    assert git(repo, "show", "landed:x") == "x"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_talk_that_cannot_be_written_does_not_end_a_run(cli: Cli, repo: Path) -> None:
+    done = shell(f"'{cli.script}' run 'echo x > x' --agent command --sandbox none --yes --branch landed 2> /dev/full", repo)
+    assert done.returncode == 0
+    assert git(repo, "show", "landed:x") == "x"
+
+
+def test_a_reader_that_leaves_ends_neither_the_run_nor_hides_how_it_went(cli: Cli, repo: Path) -> None:
+    failing = "'exit 7' --agent command --sandbox none --yes --max-attempts 1"
+    done = shell(f"'{cli.script}' run {failing} 2>&1 | head -n 1", repo)
+    assert done.returncode == 1
+    listed = cli("runs", "--json").json()
+    assert [run["state"] for run in (listed["runs"] if isinstance(listed, dict) else listed)] == ["failed"]
+
+
+def test_a_rollback_whose_branch_is_gone_says_how_to_bring_it_back(cli: Cli, repo: Path) -> None:
+    run = cli(*QUICK, "--branch", "landed", cwd=repo).json()
+    git(repo, "branch", "-D", "landed")
+    answer = cli("rollback", run["run"], cwd=repo)
+    assert answer.code == 2
+    assert answer.err.splitlines() == [
+        f"error: {repo} has no branch landed any more",
+        f"hint: bring it back with `git branch landed {run['head']}`",
+    ]
+    git(repo, "branch", "landed", run["head"])
+    assert cli("rollback", run["run"], cwd=repo).code == 0
+
+
+@pytest.mark.parametrize("command", ["cancel", "rollback"])
+def test_an_empty_name_never_means_the_newest_run(cli: Cli, command: str) -> None:
+    answer = cli(command, "")
+    assert (answer.code, answer.err.splitlines()[0]) == (2, "error: no run is named")
+
+
+def test_a_current_folder_that_is_gone_is_said_plainly(cli: Cli, tmp_path: Path) -> None:
+    done = shell(
+        f"mkdir '{tmp_path}/gone' && cd '{tmp_path}/gone' && rmdir '{tmp_path}/gone' && exec '{cli.script}' plan something", tmp_path
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: the current folder is gone")
+
+
+def test_a_task_file_without_end_is_refused(cli: Cli) -> None:
+    answer = cli("plan", "--tasks", "/dev/zero")
+    assert answer.code == 2
+    assert "larger than 64 MiB" in answer.err
+
+
+def test_hints_name_the_command_as_it_can_be_typed(cli: Cli, repo: Path) -> None:
+    path = {"PATH": os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if folder != str(Path(cli.script).parent))}
+    assert cli(*QUICK, cwd=repo).code == 0
+    assert f"hint: `{cli.script} runs` lists them" in cli("status", "nope", cwd=repo, env=path).err
+
+
+def test_submodules_are_said_to_be_left_out(cli: Cli, repo: Path, make_repo: Callable[..., Path]) -> None:
+    library = make_repo("library")
+    git(repo, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(library), "vendor/library")
+    git(repo, "commit", "--quiet", "--message=Use a library")
+    answer = cli(*QUICK, cwd=repo)
+    assert answer.code == 0, answer.err
+    assert "warning: submodules are empty folders for agents and gates" in answer.err
+    assert "vendor/library" in answer.err
