@@ -98,7 +98,7 @@ class ProcessSandboxes:
             if not source.exists():
                 raise Unavailable(f"{source} is to be shown in sandbox {spec.name}, but does not exist")
         await self.check()
-        wanted = Record(spec, self.view().groups.folders(spec.name))
+        wanted = Record(spec, self._groups(spec))
         if self.records.read(spec.name) != wanted:
             self.records.write(wanted)
         return ProcessSandbox(self, spec)
@@ -130,16 +130,20 @@ class ProcessSandboxes:
     def order(self, spec: SandboxSpec, what: Mapping[str, Any], extra: Sequence[Bind]) -> dict[str, Any]:
         """Complete an order to the launcher with the sandbox's tree and limits. Raises Unavailable."""
         view = self.view()
-        if spec.name:
+        folders = self._groups(spec)
+        if folders and spec.name:
             view.groups.make(spec.name, spec.limits)
         limits = orders.rlimits(
             spec.limits,
-            memory_held=view.groups.holds("memory"),
-            processes_held=view.groups.holds("pids"),
+            memory_held=bool(folders) and view.groups.holds("memory"),
+            processes_held=bool(folders) and view.groups.holds("pids"),
             uid=self.owner[0] if self.owner else os.getuid(),
         )
-        groups = [str(folder) for folder in view.groups.folders(spec.name)]
+        groups = [str(folder) for folder in folders]
         return {**orders.tree(spec, view.parts, extra), **what, "cgroups": groups, "rlimits": limits}
+
+    def _groups(self, spec: SandboxSpec) -> tuple[Path, ...]:
+        return () if spec.limits.each else self.view().groups.folders(spec.name)
 
     def view(self) -> "_View":
         """Return what all these sandboxes share, worked out once. Raises Unavailable."""

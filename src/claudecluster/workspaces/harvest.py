@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from claudecluster.kit.processes import run
@@ -133,7 +133,7 @@ class Harvest:
             home=workspace.home,
             layers=tuple(home),
             binds=(*binds, Bind(private, workspace.home, writable=True)),
-            limits=replace(Limits(), file_size=None),
+            limits=Limits(processes=None, file_size=None, each=True),  # it runs our git and nothing of the agent's
         )
         env = {**_environment(workspace.work, workspace.home), "GIT_ALTERNATE_OBJECT_DIRECTORIES": f"{OBJECTS}:{HUB_OBJECTS}"}
         return await output(self.trees.frozen.provider, spec, Command(("sh", "-c", script), env=env, timeout=600))
