@@ -123,6 +123,16 @@ async def test_spent_budgets_stop_a_task_with_the_reason(cli: Any, repo: Path, t
         assert words in answer.json()["tasks"][0]["error"] + answer.err
 
 
+async def test_budgets_of_the_configuration_hold_within_a_run(cli: Any, repo: Path, task_file: Tasks) -> None:
+    file = task_file([mend()])
+    async with anthropic() as upstream:
+        given = env(upstream) | {"CLAUDECLUSTER_BUDGETS": json.dumps({"run_tokens": 1})}
+        answer = await asyncio.to_thread(cli, "run", "--tasks", str(file), "--json", cwd=repo, env=given)
+        assert len(upstream.messages) == 1
+    assert answer.code == 1, answer.err
+    assert "This run has used its budget of 1 tokens" in answer.json()["tasks"][0]["error"]
+
+
 async def test_eight_sessions_in_a_storm_of_limits_ask_no_more_than_eight_times(cli: Any, repo: Path, task_file: Tasks) -> None:
     file = task_file([mend(id=f"t{n}", gates=[{"name": "there", "run": "grep -q local work.txt"}]) for n in range(8)])
     async with anthropic(HOURS, at=0) as upstream, ScriptedOllama(local, parallel=8) as ollama:

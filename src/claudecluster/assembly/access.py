@@ -90,7 +90,7 @@ def gateway_config(settings: Settings, clock: Clock, *, record: Path | None = No
 async def gateway(settings: Settings, store: SqlStore, watch: Watch, *, host: str, port: int) -> AsyncIterator[tuple[str, str]]:
     """Serve the gateway by itself while the context lasts; yield its URL and token. Raises Refused, Unavailable."""
     told = replace(gateway_config(settings, SystemClock()), past=store)
-    users = Users(settings, watch.say)
+    users = Users(settings, watch.tell)
     config = StandaloneConfig(told, host, port, clear(settings.gateway_token), await users.guests())
     async with standalone(config, store.meter) as ready, keeping(settings.home, ready.usage):
         following = asyncio.create_task(follow(users, watch, ready.admit))

@@ -104,10 +104,14 @@ class Core:
             )
 
     async def admissible(self, visitor: Visitor) -> None:
-        """Raise Refused if no model may ever answer such a visitor as things are configured."""
-        found = self._exchange.choices(visitor, visitor.model, await self._absent()) if self._player is None else ()
+        """Raise Refused if no model may ever answer such a visitor as things are configured, or if no budget is left for one."""
+        if self._player is not None:
+            return
+        found = self._exchange.choices(visitor, visitor.model, await self._absent())
         if isinstance(found, Refusal):
             raise Refused(found.message, hint="set OLLAMA_BASE_URL for a local model, or ANTHROPIC_API_KEY for Anthropic's")
+        if (spent := await self._exchange.spent(Visit(visitor))) is not None:
+            raise Refused(spent.message, hint="raise it in [budgets] of your configuration, and run it again")
 
     async def answer(self, visit: Visit, request: Request, reply: Reply) -> None:
         """Answer one request to the model API, from a cassette or for real."""

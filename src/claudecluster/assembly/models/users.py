@@ -37,6 +37,11 @@ class Watch:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Clock = field(default_factory=SystemClock)
 
+    def tell(self, words: str) -> None:
+        """Say it, if anybody still listens."""
+        with suppress(OSError):
+            self.say(words)
+
 
 class Users:
     """Reads the tokens of configured users. Raises Refused, at once, if a package for them is missing."""
@@ -100,14 +105,17 @@ async def follow(users: Users, watch: Watch, admit: Callable[[Mapping[str, Guest
             users = _again(users, watch)
         watch.asked.clear()
         seen, read_at = _marks(watch, users), now
-        admit(await users.guests())
+        try:
+            admit(await users.guests())
+        except Exception as error:  # noqa: BLE001 - whatever a keyring's back end throws, the next look must come
+            watch.tell(f"the list of users stays as it was: {type(error).__name__}: {error}")
 
 
 def _again(users: Users, watch: Watch) -> Users:
     try:
-        return Users(watch.read(), watch.say)
+        return Users(watch.read(), watch.tell)
     except ClusterError as error:
-        watch.say(f"the list of users stays as it was: {error.message}")
+        watch.tell(f"the list of users stays as it was: {error.message}")
         return users
 
 

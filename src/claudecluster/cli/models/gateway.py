@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +37,8 @@ async def _serve(settings: Settings, read: Callable[[], Settings], files: tuple[
     ended, again = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
+    if sys.stdin is None or not sys.stdin.isatty():  # at a terminal it means that the terminal is gone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
     access, build = module("claudecluster.assembly.access"), module("claudecluster.assembly.build")
     watch = access.Watch(read, voice.warn, files, again)
     async with build.writing(settings) as store, access.gateway(settings, store, watch, host=address[0], port=address[1]) as (url, token):

@@ -101,7 +101,7 @@ class Exchange:
             absent = frozenset()
         choices = self._policy.choices(visitor, ask.model, absent)
         if not isinstance(choices, Refusal):
-            choices = await self._spent(visit) or choices
+            choices = await self.spent(visit) or choices
         if isinstance(choices, Refusal):
             await refuse(reply, choices, request_id)
             self._state.metrics.answered("", choices.status)
@@ -115,7 +115,8 @@ class Exchange:
             span.set_attribute("http.response.status_code", status)
             self._state.metrics.answered(provider, status)
 
-    async def _spent(self, visit: Visit) -> Refusal | None:
+    async def spent(self, visit: Visit) -> Refusal | None:
+        """Return why no budget is left for a visit, if none is."""
         if self._policy.budgets.limited or visit.allowance != Allowance():
             await self._state.refresh()
         used = self._state.users.of(visit.user, self._clock.now())
@@ -232,11 +233,7 @@ class Exchange:
             self._close(provider.name, ticket, failure, signal, now)
         job.failures.append((provider.name, failure, signal))
         if job.relay.committed:
-            self._breaks.cut(job.session, provider.name, now)
-            if job.relay.tools:
-                self._loops.cut(job.session, provider.name, now)
-            self._state.metrics.spliced()
-            await job.relay.close()
+            await self._broke_off(job, provider.name, failure, now)
             return True
         verdict = provider.classify(failure)
         if verdict is Verdict.STOP:
@@ -251,6 +248,20 @@ class Exchange:
             job.failed.clear()
         await job.relay.go_on()
         return False
+
+    async def _broke_off(self, job: _Job, name: str, failure: Failure, now: float) -> None:
+        """End an answer of which the client has a part: such that it asks for the rest, or with the failure where that was in vain before."""
+        alone = all(choice.provider.name == name for choice in job.choices)
+        # Claude Code asks for the rest three times, and would then speak of its output limit.
+        vain = alone and not job.relay.tools and self._breaks.broken(job.session, name, now)
+        self._breaks.cut(job.session, name, now)
+        if job.relay.tools:
+            self._loops.cut(job.session, name, now)
+        if vain:
+            await job.relay.fail(failure, {})
+            return
+        self._state.metrics.spliced()
+        await job.relay.close()
 
     async def _give_up(self, job: _Job, reply: Reply) -> tuple[str, int]:
         now = self._clock.now()
