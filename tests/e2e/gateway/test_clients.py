@@ -146,6 +146,19 @@ async def test_a_failure_with_nobody_to_stand_in_is_the_sdks_own_error(housed: A
             assert len(house.anthropic.messages) == 1, "a limit whose end is known is not asked for again"
 
 
+async def test_cuts_again_and_again_with_nobody_to_stand_in_are_told_after_two_that_were_ended_well(housed: Any) -> None:
+    told = scenario(session("hello", text="Hello, this is a long answer.", faults=[{"cut": "mid-text", "times": 99}]))
+    headers = {"x-claude-code-session-id": "0b6e6a3c-5f0e-4d0c-9d8c-6a8b7c1f0e55"}
+    async with housed(told, ScriptedOllama(), alone=True) as house, sdk(house) as client:
+        for _ in range(2):
+            async with client.messages.stream(**asked("hello"), extra_headers=headers) as stream:
+                assert (await stream.get_final_message()).stop_reason == "max_tokens", "whoever asked may ask for the rest"
+        with pytest.raises(anthropic.APIStatusError, match="broke off"):
+            async with client.messages.stream(**asked("hello"), extra_headers=headers) as stream:
+                await stream.get_final_message()
+        assert len(house.anthropic.messages) == 3
+
+
 async def test_a_prompt_too_long_for_the_local_model_is_the_error_that_claude_code_compacts_on(housed: Any) -> None:
     local = ScriptedOllama(models=(OllamaModel(context_length=4000),))
     async with housed(scenario(faults=[HOURS]), local) as house, sdk(house) as client:

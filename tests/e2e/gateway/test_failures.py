@@ -145,7 +145,7 @@ ALONE: dict[str, tuple[dict[str, Any], str, int]] = {
     # what strikes the second turn with nobody to stand in: (fault, what the user reads, most requests to Anthropic)
     "the five hours are used up": ({"status": 429, "headers": unified("rejected", 1.0)}, "429", 2),
     "500": ({"status": 500}, "500", 6),
-    "a cut in the text": ({"cut": "mid-text"}, "API Error", 12),
+    "a cut in the text": ({"cut": "mid-text"}, "broke off", 12),
     "bad JSON": ({"garbage": "json"}, "", 12),
 }
 
