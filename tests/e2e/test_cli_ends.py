@@ -121,3 +121,36 @@ def test_submodules_are_said_to_be_left_out(cli: Cli, repo: Path, make_repo: Cal
     assert answer.code == 0, answer.err
     assert "warning: submodules are empty folders for agents and gates" in answer.err
     assert "vendor/library" in answer.err
+
+
+def test_a_branch_that_was_rewritten_is_no_longer_what_the_receipts_are_about(cli: Cli, repo: Path) -> None:
+    run = cli(*QUICK, "--branch", "landed", cwd=repo).json()
+    git(repo, "branch", "onward", run["head"])
+    git(repo, "branch", "-f", "landed", git(repo, "commit-tree", "-p", run["head"], "-m", "more", f"{run['head']}^{{tree}}"))
+    assert cli("receipt", "verify", run["run"]).code == 0, "work on top of it is fine"
+    git(repo, "branch", "-f", "landed", "main")
+    rewritten = cli("receipt", "verify", run["run"], "--json")
+    assert rewritten.code == 1
+    assert rewritten.json()["receipts"][0]["problems"] == ["branch landed does not hold the commit any more: it was rewritten"]
+    git(repo, "branch", "-D", "landed")
+    assert cli("receipt", "verify", run["run"]).code == 0, "a branch that was merged and deleted is fine"
+
+
+def test_a_repository_that_is_away_ends_no_run(cli: Cli, repo: Path, state: Path) -> None:
+    process = cli.start("run", "test -e go || sleep 60; echo x > x", *QUICK[2:], cwd=repo)
+    until(lambda: said(state, "attempt.started"))
+    process.kill()
+    process.communicate()
+    repo.rename(repo.with_name("away"))
+    answer = cli("resume", cwd=repo.parent)
+    assert (answer.code, answer.err.splitlines()[0]) == (4, f"error: the repository {repo} is not there")
+    assert cli("status", "--json", cwd=repo.parent).json()["state"] == "running"
+    repo.with_name("away").rename(repo)
+
+
+def test_a_rollback_of_a_checked_out_branch_says_what_to_do(cli: Cli, repo: Path) -> None:
+    run = cli(*QUICK, "--branch", "landed", cwd=repo).json()
+    git(repo, "switch", "--quiet", "landed")
+    answer = cli("rollback", run["run"], cwd=repo)
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1] == "hint: check out another branch there, then roll back"

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from claudecluster.assembly.settings import Settings, environment
+from claudecluster.kit import processes
 from claudecluster.kit.clock import SystemClock
 from claudecluster.model.errors import NotFound
-from claudecluster.model.run import TaskRecord
+from claudecluster.model.run import RunRecord, TaskRecord
 from claudecluster.ports.store import Store
 from claudecluster.sandboxes.none import NoSandboxes
 from claudecluster.workspaces import signing
@@ -50,10 +52,13 @@ async def proofs(settings: Settings, store: Store, run: str, task: str = "") -> 
     hub = await GitRepositories(settings.home, idle, signer, env=environment(), clock=clock).open(record.repo)
     stored = dict(await store.receipts(run, task))
     notary = Notary(signer)
+    tip = await _tip(record)
     found = []
     for landing in landed:
         text = stored.get(landing.id, "")
         wrong = [*await notary.problems(text, hub), *_mismatch(landing, text)] if text else ["it landed, but there is no receipt of it"]
+        if tip and not await _holds(record.repo, tip, landing.commit):
+            wrong.append(f"branch {record.branch} does not hold the commit any more: it was rewritten")
         found.append(Proof(landing.id, text, tuple(wrong)))
     return found
 
@@ -61,6 +66,22 @@ async def proofs(settings: Settings, store: Store, run: str, task: str = "") -> 
 def allowed_signer(settings: Settings) -> str:
     """Return our public key as a line of git's `gpg.ssh.allowedSignersFile` (format: ssh-keygen(1), ALLOWED SIGNERS)."""
     return signing.load(settings.home / "keys").allowed_signer.rstrip("\n")
+
+
+async def _tip(run: RunRecord) -> str:
+    """Return where the user's branch is; empty where there is none (any more) to look at, which proves nothing."""
+    if not run.published or not Path(run.repo).is_dir():
+        return ""
+    done = await _git(run.repo, "rev-parse", "--verify", "--quiet", f"refs/heads/{run.branch}")
+    return done.out.decode().strip() if done.code == 0 else ""
+
+
+async def _holds(repo: str, tip: str, commit: str) -> bool:
+    return (await _git(repo, "merge-base", "--is-ancestor", commit, tip)).code == 0
+
+
+async def _git(repo: str, *arguments: str) -> processes.Completed:
+    return await processes.run(("git", "-c", "safe.directory=*", "-C", repo, *arguments), env=environment())
 
 
 def _mismatch(landing: TaskRecord, text: str) -> list[str]:

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from claudecluster.assembly.paths import URL
 from claudecluster.assembly.settings import Settings, load
 from claudecluster.cli import voice
 from claudecluster.cli.loading import load as module
 from claudecluster.cli.serving import Begin, Setting, cassettes, look_now, serve, told
 from claudecluster.cli.work.plan import Json
+from claudecluster.model.errors import Unavailable
 from claudecluster.model.run import RunRecord
 
 MANY = 1000  # runs looked through for an unfinished one
@@ -28,7 +30,14 @@ def resume(
     if outcome.run.state.over:
         voice.say(f"run {outcome.run.id} is over")
         return told(outcome, as_json=as_json)
+    there(outcome.run)
     return serve(setting_of(outcome.run, cassettes(record, replay)), named(outcome.run.id), as_json=as_json)
+
+
+def there(run: RunRecord) -> None:
+    """Raise Unavailable if the repository of a run is a folder that is gone: serving the run without it would end it."""
+    if not URL.match(run.repo) and not Path(run.repo).is_dir():
+        raise Unavailable(f"the repository {run.repo} is not there", hint="bring it back, or mount it, and do this again; nothing is lost")
 
 
 def setting_of(run: RunRecord, extras: dict[str, Path] | None = None) -> Setting:

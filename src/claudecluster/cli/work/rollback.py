@@ -8,8 +8,9 @@ from claudecluster.assembly.settings import load
 from claudecluster.cli import voice
 from claudecluster.cli.serving import chosen, look_now, serve
 from claudecluster.cli.work.plan import Json
-from claudecluster.cli.work.resume import setting_of
+from claudecluster.cli.work.resume import setting_of, there
 from claudecluster.model.errors import NotFound, Refused
+from claudecluster.model.run import RunRecord
 
 
 def rollback(
@@ -30,12 +31,19 @@ def rollback(
         try:
             made: str = await cluster.rollback(run, task)
         except Refused as error:
-            ref, head = f"refs/heads/{outcome.run.branch}", outcome.run.head
-            if repr(ref) not in error.message:
-                raise
-            fix = f"bring it back with `git branch {outcome.run.branch} {head}`"
-            raise Refused(f"{outcome.run.repo} has no branch {outcome.run.branch} any more", hint=fix) from None
+            raise _plainer(error, outcome.run) from None
         voice.say(f"run {made} takes back {task or 'all'} of {run}")
         return made
 
+    there(outcome.run)
     return serve(setting_of(outcome.run), begin, as_json=as_json)
+
+
+def _plainer(error: Refused, run: RunRecord) -> Refused:
+    """Say of the branch what helps here: its name is settled."""
+    if f"'refs/heads/{run.branch}'" in error.message:
+        fix = f"bring it back with `git branch {run.branch} {run.head}`"
+        return Refused(f"{run.repo} has no branch {run.branch} any more", hint=fix)
+    if "is checked out in" in error.message:
+        return Refused(error.message, hint="check out another branch there, then roll back")
+    return error
