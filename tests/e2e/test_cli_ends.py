@@ -136,16 +136,18 @@ def test_a_branch_that_was_rewritten_is_no_longer_what_the_receipts_are_about(cl
     assert cli("receipt", "verify", run["run"]).code == 0, "a branch that was merged and deleted is fine"
 
 
-def test_a_repository_that_is_away_ends_no_run(cli: Cli, repo: Path, state: Path) -> None:
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_repository_that_is_away_ends_no_run(cli: Cli, repo: Path, state: Path, *, empty: bool) -> None:
     process = cli.start("run", "test -e go || sleep 60; echo x > x", *QUICK[2:], cwd=repo)
     until(lambda: said(state, "attempt.started"))
     process.kill()
     process.communicate()
     repo.rename(repo.with_name("away"))
+    if empty:
+        repo.mkdir()  # as a disk that is not mounted leaves it
     answer = cli("resume", cwd=repo.parent)
     assert (answer.code, answer.err.splitlines()[0]) == (4, f"error: the repository {repo} is not there")
     assert cli("status", "--json", cwd=repo.parent).json()["state"] == "running"
-    repo.with_name("away").rename(repo)
 
 
 def test_a_rollback_of_a_checked_out_branch_says_what_to_do(cli: Cli, repo: Path) -> None:

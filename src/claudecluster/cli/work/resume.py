@@ -36,7 +36,10 @@ def resume(
 
 def there(run: RunRecord) -> None:
     """Raise Unavailable if the repository of a run is a folder that is gone: serving the run without it would end it."""
-    if not URL.match(run.repo) and not Path(run.repo).is_dir():
+    folder = Path(run.repo)
+    if (
+        not URL.match(run.repo) and not (folder / ".git").exists() and not (folder / "objects").is_dir()
+    ):  # an empty mount point is a folder, too
         raise Unavailable(f"the repository {run.repo} is not there", hint="bring it back, or mount it, and do this again; nothing is lost")
 
 
