@@ -22,7 +22,9 @@ from claudecluster.workspaces.disk import Shelf
 from claudecluster.workspaces.frozen import CONFIG, OBJECTS, SHA256, blur, output
 from claudecluster.workspaces.git import OURS, Git, reason
 from claudecluster.workspaces.history import History
-from claudecluster.workspaces.trees import Made, Trees, changes
+from claudecluster.workspaces.quick.gather import Found, Gatherer, Upper
+from claudecluster.workspaces.quick.reader import NONE, Reader
+from claudecluster.workspaces.trees import Made, Trees
 
 HUB_OBJECTS = "/run/claudecluster-hub"  # our own git's view of the hub; no agent runs in a harvest's sandbox
 GITLINK = "160000"
@@ -47,15 +49,13 @@ class Harvest:
     git: Git
     history: History
     trees: Trees
+    reader: Reader
 
     async def tree(self, made: Made) -> tuple[str, tuple[str, ...]]:
         """Write everything in the workspace into the hub as a tree; return it with the paths that differ from its base commit."""
         base = made.workspace.base
         start = await self.history.tree(made.at)
-        if self._untouched(made):
-            tree = start
-        else:
-            tree, _ = await self._written(made, QUICK)
+        tree = start if self._untouched(made) else await self._simple(made) or (await self._written(made, QUICK))[0]
         found = await self._changes(base, tree)
         if not tree or any(new == GITLINK != old for old, new, _ in found):
             tree, why = await self._written(made, THOROUGH)
@@ -67,7 +67,34 @@ class Harvest:
     async def _changes(self, base: str, tree: str) -> list[tuple[str, str, bytes]]:
         if not tree or tree == await self.history.tree(base):
             return []
-        return changes(await self.git.must(self.shelf.hub, "diff-tree", "-r", "-z", "--raw", "--no-renames", base, tree))
+        return await asyncio.to_thread(lambda: list(self.reader.differences(base, tree)))
+
+    async def _simple(self, made: Made) -> str:
+        """Harvest a simple change of an overlay; empty where git has to do it. Raises Unavailable."""
+        gatherer = Gatherer(self.shelf, self.reader)
+        with disk.room("harvest"):
+            found = await asyncio.to_thread(gatherer.look, _upper(made)) if made.workspace.layers else None
+            ignored = await self._ignored(found) if found else None
+            if found is None or ignored is None:
+                return ""
+            return await asyncio.to_thread(gatherer.write, found, ignored) or ""
+
+    async def _ignored(self, found: Found) -> frozenset[bytes] | None:
+        """Return which new paths the repository ignores; None if git cannot tell."""
+        if not found.new or not found.ignores:
+            return frozenset()
+        folder = self.shelf.scratch()
+        try:
+            for path, source in found.ignores.items():
+                target = folder / os.fsdecode(path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target, follow_symlinks=False)
+            question = ("-C", str(folder), "check-ignore", "--no-index", "--stdin", "-z")
+            stdin = b"".join(path + b"\0" for path in found.new)
+            done = await self.git.ours(self.shelf.hub, *question, stdin=stdin, env={"GIT_WORK_TREE": str(folder)})
+        finally:
+            self.shelf.bury(folder)
+        return frozenset(done.out.split(b"\0")) if done.code in {0, 1} else None
 
     def _untouched(self, made: Made) -> bool:
         """Tell whether an overlay certainly holds nothing new: its upper folder is as it was made."""
@@ -171,8 +198,13 @@ class Harvest:
         tree, _ = await self.tree(made)
         if tree == await self.history.tree(made.at):
             return b""
-        raw = await self.git.must(self.shelf.hub, "diff-tree", "-r", "-z", "--raw", "--no-renames", made.at, tree)
-        return b"".join(path + b"\0" for old, _, path in changes(raw) if old == "000000")
+        return b"".join(path + b"\0" for old, _, path in await self._changes(made.at, tree) if old == NONE)
+
+
+def _upper(made: Made) -> Upper:
+    layer = made.workspace.layers[0]
+    shared = (os.fsencode(name) for name in made.shares or {} if "/" not in name)
+    return Upper(layer.upper, layer.lower[0], layer.lower[0].name.partition(".")[0], made.at, frozenset([b".git", *shared]))
 
 
 def _environment(work: str, folder: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from claudecluster.workspaces.frozen import Frozen
 from claudecluster.workspaces.git import Git
 from claudecluster.workspaces.harvest import Harvest
 from claudecluster.workspaces.history import History
+from claudecluster.workspaces.quick.reader import Reader
 from claudecluster.workspaces.signing import Signer
 from claudecluster.workspaces.source import Origin, locate
 from claudecluster.workspaces.trees import Trees
@@ -156,5 +157,6 @@ class GitRepositories:
         history = History(shelf, self._git, self._signer)
         frozen = Frozen(shelf, self._git, self._provider, found.work)
         user = None if found.remote or found.bare else Path(found.place)
-        trees = Trees(shelf, self._git, history, frozen, user)
-        return LocalHub(origin, history, frozen, trees, Harvest(shelf, self._git, history, trees), self._clock)
+        reader = Reader(shelf, self._git)
+        trees = Trees(shelf, self._git, history, frozen, reader, user)
+        return LocalHub(origin, history, frozen, trees, Harvest(shelf, self._git, history, trees, reader), self._clock)

@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from claudecluster.workspaces.disk import Shelf
 from claudecluster.workspaces.frozen import BRANCH, HOME, LANDED, OBJECTS, Frozen, Used
 from claudecluster.workspaces.git import Git, failed
 from claudecluster.workspaces.history import History
+from claudecluster.workspaces.quick.reader import NONE, Difference, Reader
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 WHITEOUT = stat.S_IFCHR  # overlayfs: a character device 0/0 says that the path is gone; every user may make one since Linux 5.8
@@ -67,6 +68,7 @@ class Trees:
     git: Git
     history: History
     frozen: Frozen
+    reader: Reader
     user: Path | None
 
     def place(self, name: str) -> Path:
@@ -164,7 +166,7 @@ class Trees:
         env = {"GIT_WORK_TREE": str(upper), "GIT_INDEX_FILE": str(index)}
         hub = self.shelf.hub
         diff, done, _ = await asyncio.gather(
-            self.git.must(hub, "diff-tree", "-r", "-t", "-z", "--raw", "--no-renames", wanted.base, at),
+            asyncio.to_thread(lambda: list(self.reader.differences(wanted.base, at, folders=True))),
             self.git.ours(hub, "read-tree", "-m", "-u", wanted.base, at, env=env),
             self.history.lend(kind, at, upper / ".git/objects", self._landed(wanted)),
         )
@@ -236,21 +238,12 @@ def _checked(name: str) -> str:
     return name
 
 
-def changes(raw: bytes) -> list[tuple[str, str, bytes]]:
-    """Read `diff-tree -z --raw`: (old mode, new mode, path) each."""
-    parts = raw.split(b"\0")[:-1]
-    if parts and not parts[0].startswith(b":"):
-        parts = parts[1:]  # the id of the commit, if one was compared with its parent
-    heads = [head.decode().lstrip(":").split() for head in parts[::2]]
-    return [(head[0], head[1], path) for head, path in zip(heads, parts[1::2], strict=True)]
-
-
-def _whiteouts(upper: Path, diff: bytes) -> None:
+def _whiteouts(upper: Path, diff: Iterable[Difference]) -> None:
     """Hide what is gone. A folder comes before what it held, and hides it."""
     top = os.fsencode(upper) + b"/"
     gone: set[bytes] = set()
-    for _, new, path in changes(diff):
-        if new != "000000":
+    for _, new, path in diff:
+        if new != NONE:
             continue
         parents = path.split(b"/")[:-1]
         if any(b"/".join(parents[: depth + 1]) in gone for depth in range(len(parents))):
