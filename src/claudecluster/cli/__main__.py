@@ -1,8 +1,6 @@
 """`python -m claudecluster.cli`: how a detached run starts its own server."""
 
-import sys
-
-from claudecluster.cli.main import main
+from claudecluster.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -18,7 +18,7 @@ from claudecluster.engine.steps.scene import Scenes
 from claudecluster.engine.submission import Submission
 from claudecluster.engine.vigil import Vigil
 from claudecluster.model import ids
-from claudecluster.model.errors import ClusterError, Conflict
+from claudecluster.model.errors import ClusterError, Conflict, Unavailable
 from claudecluster.model.event import Change
 from claudecluster.model.order import Order
 from claudecluster.model.run import RunRecord, RunState, TaskState
@@ -109,7 +109,7 @@ class Cluster:
             for worker in dead:
                 await bench.engine.take_over(worker, control(run))
                 await parts.roster.forget(worker)
-            return await self._settled(run, bench.flows.settled)
+            return await self._settled(run, bench.flows)
         except (asyncio.CancelledError, ClusterError):
             bench.flows.closing.set()
             await self._interrupted(run)
@@ -117,13 +117,14 @@ class Cluster:
         finally:
             await bench.vigil.leave()
 
-    async def _settled(self, run: str, settled: asyncio.Event) -> RunRecord:
+    async def _settled(self, run: str, flows: Flows) -> RunRecord:
         while True:
             with contextlib.suppress(TimeoutError):  # whoever ends the run rings; the store has the last word
-                await asyncio.wait_for(settled.wait(), DEAF)
-            settled.clear()
-            if self._vigil is not None and self._vigil.trouble is not None:
-                raise self._vigil.trouble
+                await asyncio.wait_for(flows.settled.wait(), DEAF)
+            flows.settled.clear()
+            trouble = flows.trouble or (self._vigil.trouble if self._vigil else None)
+            if trouble is not None:
+                raise Unavailable(trouble.message, hint=trouble.hint or f"claudecluster resume {run}")
             record = await self._parts.store.run(run)
             if record.state.over:
                 await self._sweep(run)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from claudecluster.engine import durable
+from claudecluster.engine.lane import Lane
 from claudecluster.engine.orders import ERRAND, INTENT, VERDICT, WORKED, Data, Errand, Verdict, pack
 from claudecluster.engine.steps.attempt import Attempts
 from claudecluster.engine.steps.landing import Landings
 from claudecluster.engine.steps.progress import Progress
+from claudecluster.model.errors import ClusterError
 from claudecluster.model.evidence import Ask, Retry
 from claudecluster.model.run import TaskState
 from claudecluster.supervisor import policy
@@ -70,8 +72,9 @@ class Flows:
         self._progress = progress
         self.settled = progress.settled
         self.woken = asyncio.Event()  # set when a task's state may let others start
-        self._lane = asyncio.Lock()
+        self._lane = Lane()
         self.closing = asyncio.Event()
+        self.trouble: ClusterError | None = None  # why this process cannot go on with the run; the next one may
         self._stops: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # set for tasks that are to be cancelled
 
     def named(self) -> dict[str, durable.Flow]:
@@ -191,15 +194,21 @@ class Flows:
                 return await self._ask(replace(course, bounces=0), question)
 
     async def _landed(self, errand: Errand, verdict: Data) -> Data | None:
-        """Prepare and land, again if the branch moved in between; None if cancelled before. One landing of a run at a time."""
+        """Stand in the merge queue: prepare, land when the turn comes, again if the branch is not what it was prepared for. None: cancelled."""
         where = (errand.run, errand.task)
-        async with self._lane:
+        with self._lane.enter() as slot:
             while True:
-                intent: Data | None = await self._step("intend", self._landings.prepare, *where, errand.base, verdict, stop=errand.task)
-                if intent is None or intent["bounce"] or intent["trouble"]:
+                onto = await slot.onto()
+                async with slot.testing():
+                    prepare = (self._landings.prepare, *where, errand.base, verdict, onto, slot.plan)
+                    intent: Data | None = await self._step("intend", *prepare, stop=errand.task)
+                if intent is None or intent["trouble"]:
                     return intent
+                slot.plan("" if intent["bounce"] or intent["nothing"] else str(intent["commit"]))  # one that was prepared before a crash
+                await slot.turn()
                 if await self._step("land", self._landings.land, *where, intent):  # never stopped: it is done or it is not
                     return intent
+                slot.again()
 
     async def _ask(self, course: Course, question: str) -> Course | None:
         """Wait for a person, for days if need be; the process may end meanwhile."""
@@ -242,6 +251,10 @@ class Flows:
         async def fenced(*given: object) -> Any:
             try:
                 return await (self._until_stopped(stop, action(*given)) if stop else action(*given))
+            except ClusterError as error:  # steps answer for what they expect; this is the store or the repository gone from under us
+                self.trouble = error
+                self.closing.set()
+                self.settled.set()
             finally:
                 if self.closing.is_set():  # our agents were stopped by us: record nothing, the next process goes on from here
                     await asyncio.Event().wait()

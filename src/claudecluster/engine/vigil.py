@@ -21,7 +21,7 @@ from claudecluster.ports.store import Roster
 BEAT = 1.0  # seconds
 PATIENCE = 8.0  # seconds without the store before a worker gives up; less than DEAD
 DEAD = 15.0  # seconds without a beat after which another host takes over
-FENCED = 75  # exit code of a worker that found itself declared dead (EX_TEMPFAIL)
+FENCED = 4  # exit code of a worker that found itself declared dead: the command's for infrastructure that failed
 
 
 class Vigil:
@@ -78,7 +78,10 @@ class Vigil:
     async def _beat(self) -> None:
         record = WorkerRecord(self.id, self.run, self.host, os.getpid(), self._born, self._clock.now())
         if not await self._roster.beat(record) or not await self._roster.lease(f"serve:{self.run}", self.id, DEAD):
-            os._exit(FENCED)  # somebody else serves the run now: nothing of ours may touch it any more
+            said = f"error: another process took over run {self.run} while this one did not answer\nhint: claudecluster status {self.run}\n"
+            with contextlib.suppress(OSError):
+                os.write(2, said.encode())
+            os._exit(FENCED)  # nothing of ours may touch the run any more
 
 
 def alive(worker: WorkerRecord, now: float, host: str) -> bool:

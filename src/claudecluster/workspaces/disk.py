@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -185,8 +186,32 @@ def remove(path: Path) -> None:
         subprocess.run(("sh", "-c", script, "sh", str(path)), check=False, capture_output=True)
 
 
-def _later(path: Path) -> None:
-    threading.Thread(target=remove, args=(path,), daemon=True, name="remove").start()
+class _Remover:
+    """Removes one path after the other in a thread that ends when there is nothing left. A process that ends by itself waits for it."""
+
+    def __init__(self) -> None:
+        self._paths: deque[Path] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, path: Path) -> None:
+        with self._lock:
+            self._paths.append(path)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="remove")
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._paths:
+                    self._thread = None
+                    return
+                path = self._paths.popleft()
+            remove(path)
+
+
+_later = _Remover()
 
 
 @contextlib.contextmanager

@@ -45,18 +45,23 @@ class Attempts:
         self._judges: asyncio.Semaphore | None = None
         self._starts = Starts()
 
-    async def work(self, data: Data) -> Data:
-        """Let the agent do its errand. Returns a Worked: also when nothing could be done, and why."""
+    async def work(self, data: Data) -> Data | None:
+        """Let the agent do its errand. Returns a Worked, also when nothing could be done, and why; None if the task is over already."""
         errand = ERRAND.validate_python(data)
         scene = await self._scenes.of(errand.run)
         task = scene.task(errand.task)
-        if self._workers is None:
-            self._workers = Workers(scene.order.workers)
-        async with self._workers.one(scene.priorities[task.id]):
+        async with self._staff(scene).one(scene.priorities[task.id]):
             return await self._worked(errand, task, scene)
 
-    async def _worked(self, errand: Errand, task: Task, scene: Scene) -> Data:
+    def _staff(self, scene: Scene) -> Workers:
+        if self._workers is None:
+            self._workers = Workers(scene.order.workers)
+        return self._workers
+
+    async def _worked(self, errand: Errand, task: Task, scene: Scene) -> Data | None:
         again = await self._begin(errand)
+        if again is None:
+            return None
         try:
             report = Report(Outcome.FINISHED) if task.agent == REVERT else await self._session(errand, task, scene, again=again)
         except Unavailable as error:
@@ -74,7 +79,7 @@ class Attempts:
             scene = await self._scenes.of(errand.run)
             if self._judges is None:  # judging occupies no worker, but no more of it at once than there are workers
                 self._judges = asyncio.Semaphore(scene.order.workers)
-            await self._starts.none()
+            await self._starts.none(self._staff(scene))
             async with self._judges:
                 changes = await self._harvest(scene, errand)
                 evidence = Evidence(scene.task(errand.task), errand.attempt, report, changes)
@@ -95,8 +100,8 @@ class Attempts:
         workspace = await scene.hub.workspace(_wanted(scene, task, errand, keep=True))
         return await scene.hub.harvest(workspace, ref, f"{task.id}: attempt {errand.attempt} of run {errand.run}\n")
 
-    async def _begin(self, errand: Errand) -> bool:
-        """Write down that the attempt starts. Returns whether it had started before: then a crash lies between."""
+    async def _begin(self, errand: Errand) -> bool | None:
+        """Write down that the attempt starts. Returns whether it had started before: then a crash lies between; None if the task is over."""
         store, now, mine = self._parts.store, self._parts.clock.now(), ids.new_run()
         first = await store.note(errand.run, f"{errand.task}/{errand.attempt}/started", mine) == mine
         kind = "attempt.started" if first else "attempt.resumed"
@@ -113,10 +118,10 @@ class Attempts:
         )
         if first and errand.attempt == 1:
             begun = Change(errand.run, "task.started", errand.task, set={"started": now}, key=f"{errand.task}/started", unless_over=True)
-            await store.change(begun, attempt)
+            going = await store.change(begun, attempt)
         else:
-            await store.change(attempt)
-        return not first
+            going = await store.change(attempt)
+        return not first if going else None
 
     async def _session(self, errand: Errand, task: Task, scene: Scene, *, again: bool) -> Report:
         parts = self._parts

@@ -1,9 +1,12 @@
 """Landing: the only way onto a run's branch. What lands is, tree for tree, what passed.
 
 Two steps. `prepare` merges in memory, runs the gates on the merged tree and writes the signed commit and its receipt, moving
-nothing; its result, the intent, is durable. `land` moves the branch by compare-and-swap and says DONE. A crash between or
-inside them repeats a step that then finds its work done. Landings of a run go one at a time.
+nothing; its result, the intent, is durable. It may be made for a head that is still to come: that of the landing before it. `land`
+moves the branch by compare-and-swap and says DONE. A crash between or inside them repeats a step that then finds its work done.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from claudecluster.engine.orders import INTENT, VERDICT, Data, Intent, Verdict, pack
 from claudecluster.engine.parts import Parts
@@ -28,8 +31,12 @@ class Landings:
         self._scenes = scenes
         self._gates = Gates(parts)
 
-    async def prepare(self, run: str, task_id: str, base: str, data: Data) -> Data:
-        """Return the Intent: a commit that may land, or why it cannot. `base` is what the attempt is merged from."""
+    async def prepare(self, run: str, task_id: str, base: str, data: Data, onto: str, plan: Callable[[str], None]) -> Data:
+        """Return the Intent: a commit that may land, or why it cannot.
+
+        `base` is what the attempt is merged from; `onto` the head it is made for, empty for today's. `plan` is told the commit
+        before it is tested.
+        """
         scene = await self._scenes.of(run)
         task = scene.task(task_id)
         verdict = VERDICT.validate_python(data)
@@ -41,37 +48,39 @@ class Landings:
         key = f"{task_id}/{record.attempts}/landing"
         landing = Change(run, "landing.started", task_id, record.attempts, set={"state": TaskState.LANDING}, key=key, unless_over=True)
         await self._parts.store.change(landing)
+        made = _Made(base, verdict, changes, onto, now, plan)
         for wait in RETRIES:
-            intent = await self._tried(scene, task, (base, verdict, changes), now)
+            intent = await self._tried(scene, task, made)
             if not intent.trouble:
                 break
             await self._parts.clock.sleep(wait)
         else:
-            intent = await self._tried(scene, task, (base, verdict, changes), now)
+            intent = await self._tried(scene, task, made)
         return pack(INTENT, intent)
 
-    async def _tried(self, scene: Scene, task: Task, what: tuple[str, Verdict, Changes], now: float) -> Intent:
+    async def _tried(self, scene: Scene, task: Task, made: "_Made") -> Intent:
         try:
-            return await self._intend(scene, task, what, now)
+            return await self._intend(scene, task, made)
         except ClusterError as error:
             return Intent("", "", trouble=error.message)
 
-    async def _intend(self, scene: Scene, task: Task, what: tuple[str, Verdict, Changes], now: float) -> Intent:
-        base, verdict, changes = what
+    async def _intend(self, scene: Scene, task: Task, made: "_Made") -> Intent:
+        base, verdict, changes, now = made.base, made.verdict, made.changes, made.now
         hub = scene.hub
-        head = await hub.head(scene.head)
+        head = made.onto or await hub.head(scene.head)
         merged = await hub.merge(base, head, changes.commit)
         if merged.conflicts:
             return Intent(head, merged.tree, bounce=True, conflicts=merged.conflicts)
         if merged.tree == await hub.tree(head):
             return Intent(head, merged.tree, commit=head, nothing=True, gates=verdict.gates)
+        commit = await hub.commit(merged.tree, head, message_of(scene, task), at=now)
+        made.plan(commit)
         gates = verdict.gates if merged.tree == changes.tree else await self._again(scene, task, merged.tree)
         stuck = next((gate for gate in gates if gate.exit_code is None), None)
         if stuck is not None:
             return Intent(head, merged.tree, trouble=f"gate {stuck.name!r} could not run: {stuck.reason}", gates=gates)
         if not all(gate.passed for gate in gates):
             return Intent(head, merged.tree, bounce=True, gates=gates)
-        commit = await hub.commit(merged.tree, head, message_of(scene, task), at=now)
         receipt = await self._receipt(scene, task, Intent(head, merged.tree, commit, gates=gates), now)
         return Intent(head, merged.tree, commit, gates=gates, receipt=receipt)
 
@@ -103,10 +112,16 @@ class Landings:
         )
 
     async def land(self, run: str, task_id: str, data: Data) -> bool:
-        """Move the branch and say DONE. False if the branch moved meanwhile: prepare again."""
+        """Move the branch and say DONE, or let a bounce stand. False if the branch is not what this was prepared for: prepare again."""
         scene = await self._scenes.of(run)
         intent = INTENT.validate_python(data)
-        if not intent.nothing:
+        as_meant = await scene.hub.head(scene.head) == intent.head
+        if intent.bounce:
+            return as_meant
+        if intent.nothing:
+            if not as_meant and not (await self._parts.store.task(run, task_id)).state.over:
+                return False
+        else:
             try:
                 await scene.hub.advance(scene.head, intent.commit, intent.head)
             except Conflict:
@@ -133,6 +148,18 @@ class Landings:
         if not intent.nothing:
             changes.append(Change(scene.run, "run.advanced", set={"head": await scene.hub.head(scene.head)}, key=f"head/{intent.commit}"))
         await self._parts.store.change(*changes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What is to be landed, and how: see `Landings.prepare`."""
+
+    base: str
+    verdict: Verdict
+    changes: Changes
+    onto: str
+    now: float
+    plan: Callable[[str], None]
 
 
 def message_of(scene: Scene, task: Task) -> str:

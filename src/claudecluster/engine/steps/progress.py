@@ -13,10 +13,11 @@ from claudecluster.engine.steps.attempt import REVERT, workspace_name
 from claudecluster.engine.steps.scene import Scene, Scenes
 from claudecluster.engine.steps.setup import SetUp
 from claudecluster.graph import order as graph
-from claudecluster.model.errors import ClusterError
+from claudecluster.model.errors import ClusterError, NotFound
 from claudecluster.model.event import Change
 from claudecluster.model.run import RunState, TaskRecord, TaskState
 from claudecluster.model.task import Task
+from claudecluster.ports.workspace import Hub
 
 
 class Progress:
@@ -32,6 +33,7 @@ class Progress:
         """Make the branch's start and the set-up layer. Returns why the run cannot go on, or nothing."""
         try:
             scene = await self._scenes.of(run)
+            await self._sweep_others(scene)
             if not await scene.hub.head(scene.head):
                 await scene.hub.advance(scene.head, scene.record.base, "")
             await SetUp(self._parts).make(scene)
@@ -178,15 +180,25 @@ class Progress:
         self.settled.set()
         return True
 
-    async def _sweep(self, run: str) -> None:
+    async def _sweep(self, run: str, known: Hub | None = None) -> None:
         """Remove workspaces that a crash kept from being removed. What was in them is in the hub, or was never judged."""
         try:
-            hub = (await self._scenes.of(run)).hub
+            hub = known or (await self._scenes.of(run)).hub
             for name in await hub.workspaces(f"{run}."):
                 await hub.discard(name)
                 await hub.discard_home(name)
         except ClusterError:  # the repository itself may be what is missing
             return
+
+    async def _sweep_others(self, scene: Scene) -> None:
+        """Remove what runs left that died and were then cancelled: nobody served them any more."""
+        names = {*await scene.hub.workspaces(""), *await self._parts.sandboxes.names("")}
+        for run in {name.partition(".")[0] for name in names} - {scene.run}:
+            with contextlib.suppress(NotFound):
+                if (await self._parts.store.run(run)).state.over:
+                    await self._sweep(run, scene.hub)
+                    for name in await self._parts.sandboxes.names(f"{run}."):
+                        await self._parts.sandboxes.destroy(name)
 
     async def _give_up(self, run: str, problem: str) -> None:
         """End every task: the run could not even be prepared."""

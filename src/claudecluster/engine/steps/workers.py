@@ -10,6 +10,9 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+QUIET = 0.1  # seconds without a start after which a wave of them is over
+LONGEST = 1.5  # seconds for which starts may hold up judging
+
 
 class Workers:
     """So many may work at once; the smallest priority number goes first, then who came first."""
@@ -34,6 +37,11 @@ class Workers:
             turn.cancel()
             self._give()
 
+    @property
+    def backlog(self) -> bool:
+        """Whether somebody waits for a worker."""
+        return bool(self._waiting)
+
     def _give(self) -> None:
         while self._free and self._waiting:
             _, _, turn = heapq.heappop(self._waiting)
@@ -47,6 +55,7 @@ class Starts:
 
     def __init__(self) -> None:
         self._count = 0
+        self._last = -QUIET
         self._calm = asyncio.Event()
         self._calm.set()
 
@@ -59,10 +68,16 @@ class Starts:
             yield
         finally:
             self._count -= 1
+            self._last = asyncio.get_running_loop().time()
             if not self._count:
                 self._calm.set()
 
-    async def none(self) -> None:
-        """Wait until no agent is being started, a second at most."""
+    async def none(self, workers: "Workers") -> None:
+        """Wait until no agent is being started; where many tasks wait for workers, until none has been for a moment. A second at most."""
+        clock = asyncio.get_running_loop().time
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._calm.wait(), 1.0)
+            async with asyncio.timeout(LONGEST):
+                await self._calm.wait()
+                while workers.backlog and (rest := self._last + QUIET - clock()) > 0:
+                    await asyncio.sleep(rest)
+                    await self._calm.wait()
