@@ -156,3 +156,80 @@ def test_a_rollback_of_a_checked_out_branch_says_what_to_do(cli: Cli, repo: Path
     answer = cli("rollback", run["run"], cwd=repo)
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == "hint: check out another branch there, then roll back"
+
+
+def left(state: Path, run: str) -> list[Path]:
+    """Return what a run left of its work in the state folder."""
+    return [
+        *state.glob(f"repositories/*/workspaces/{run}.*"),
+        *state.glob(f"repositories/*/homes/{run}.*"),
+        *state.glob(f"sandboxes/*/@{run}.*"),
+    ]
+
+
+def killed(cli: Cli, repo: Path, file: Path, state: Path) -> str:
+    """Start a run, kill -9 it while its agent works; return its id."""
+    process = cli.start("run", "--tasks", str(file), "--json", cwd=repo)
+    until(lambda: said(state, "task.started"))
+    time.sleep(0.3)
+    process.kill()
+    process.communicate(timeout=60)
+    listed = cli("runs", "--json").json()
+    return str((listed["runs"] if isinstance(listed, dict) else listed)[0]["run"])
+
+
+def test_a_run_that_was_killed_and_is_then_cancelled_leaves_nothing(cli: Cli, repo: Path, task_file: Any, state: Path) -> None:
+    run = killed(cli, repo, task_file([{"id": "long", "run": "sleep 50"}]), state)
+    assert left(state, run)
+    assert cli("cancel", run, cwd=repo).code == 0
+    assert left(state, run) == []
+    assert cli("resume", run, cwd=repo).code == 1
+
+
+def test_a_task_cancelled_while_nobody_serves_its_run_does_not_start_again(cli: Cli, repo: Path, task_file: Any, state: Path) -> None:
+    file = task_file([{"id": "long", "run": "sleep 50"}, {"id": "short", "run": "sleep 1; echo x > x"}])
+    run = killed(cli, repo, file, state)
+    assert cli("cancel", run, "long", cwd=repo).code == 0
+    resumed = cli("resume", run, "--json", cwd=repo)
+    assert resumed.code == 1, resumed.err
+    assert {task["id"]: task["state"] for task in resumed.json()["tasks"]} == {"long": "cancelled", "short": "done"}
+    assert "long: goes on" not in resumed.err
+    assert left(state, run) == []
+
+
+def test_a_repository_that_goes_away_under_a_run_that_is_resumed_costs_nothing(cli: Cli, repo: Path, task_file: Any, state: Path) -> None:
+    file = task_file([{"id": "one", "run": "sleep 2; echo x > x"}])
+    run = killed(cli, repo, file, state)
+    away = repo.with_name("away")
+    served = len(served_by(state))
+    process = cli.start("resume", run, "--json", cwd=repo.parent)
+    until(lambda: len(served_by(state)) > served or process.poll() is not None)
+    repo.rename(away)
+    _, err = process.communicate(timeout=60)
+    away.rename(repo)
+    if process.returncode:  # it had not opened the repository yet: the time to hit is short
+        assert process.returncode in {3, 4}, err
+        assert "internal" not in err
+        assert cli("resume", run, "--json", cwd=repo).code == 0
+    assert git(repo, "show", f"claudecluster/{run}:x") == "x"
+
+
+def served_by(state: Path) -> list[Any]:
+    with closing(sqlite3.connect(f"file:{state / 'state.db'}?mode=ro", uri=True)) as store:
+        return store.execute("select 1 from cc_events where kind = 'run.serving'").fetchall()
+
+
+@pytest.mark.slow
+def test_a_process_that_did_not_answer_for_long_leaves_its_run_to_another(cli: Cli, repo: Path, task_file: Any, state: Path) -> None:
+    process = cli.start("run", "--tasks", str(task_file([{"id": "one", "run": "sleep 25; echo x >> x"}])), "--json", cwd=repo)
+    until(lambda: said(state, "task.started"))
+    process.send_signal(signal.SIGSTOP)
+    second = cli.start("resume", "--json", cwd=repo)
+    until(lambda: len(served_by(state)) > 1)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "another process took over" in err
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert git(repo, "show", f"{json.loads(out)['branch']}:x") == "x"

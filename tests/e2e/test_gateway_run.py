@@ -104,6 +104,19 @@ async def test_a_task_that_refuses_lesser_answers_waits_for_its_limit(cli: Any, 
     assert process.returncode == 130, err
 
 
+async def test_a_task_that_waits_for_its_limit_is_cancelled_at_once(cli: Any, repo: Path, task_file: Tasks) -> None:
+    file = task_file([mend(fallback="never")])
+    async with anthropic(HOURS, at=0) as upstream:
+        process = cli.start("run", "--tasks", str(file), "--json", cwd=repo, env=env(upstream))
+        await asyncio.to_thread(_line_with, "again in", process)
+        runs = (await asyncio.to_thread(cli, "runs", "--json")).json()
+        run = (runs["runs"] if isinstance(runs, dict) else runs)[0]["run"]
+        assert (await asyncio.to_thread(cli, "cancel", run, "mend")).code == 0
+        out, err = await asyncio.to_thread(process.communicate, None, 30)
+    assert process.returncode == 1, err
+    assert json.loads(out)["tasks"][0]["state"] == "cancelled"
+
+
 def _line_with(words: str, process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
     return next(line for line in process.stderr if words in line)

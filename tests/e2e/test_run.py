@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,35 @@ def test_a_sandbox_that_is_lost_in_the_middle_of_a_landing_costs_nothing(cli: An
     assert (tmp_path / "lost").exists()
     assert [task["attempts"] for task in answer.json()["tasks"]] == [1, 1]
     assert len(git(repo, "rev-list", f"{answer.json()['base']}..{answer.json()['branch']}").split()) == 2
+
+
+def test_landings_are_tested_at_the_same_time_and_every_commit_is_one_that_passed(
+    cli: Any, make_repo: Any, task_file: Tasks, tmp_path: Path
+) -> None:
+    """Two of the tasks do not go together: the later one is sent back, and nobody lands on what never landed."""
+    repo = make_repo("queue", {"keep": ""})
+    rule = "test $(ls part-* 2>/dev/null | wc -l) -le 1"
+    gate = (
+        f"date +%s.%N >> {tmp_path}/$(ls | cksum | tr ' ' -)-$$; sleep 0.7; date +%s.%N >> {tmp_path}/$(ls | cksum | tr ' ' -)-$$; {rule}"
+    )
+    both = "sleep 0.3; rm -f part-*; echo {0} > part-{0}"
+    tasks = [{"id": name, "run": f"sleep 0.3; echo {name} > {name}.txt"} for name in "cdef"]
+    tasks += [{"id": name, "run": both.format(name)} for name in "ab"]
+    file = task_file(tasks, gates=[{"name": "few", "run": gate}])
+    answer = cli("run", "--tasks", str(file), "--workers", "6", "--sandbox", "none", "--yes", "--json", cwd=repo)
+    assert answer.code == 0, answer.err
+    result = answer.json()
+    commits = git(repo, "rev-list", "--reverse", f"{result['base']}..{result['branch']}").split()
+    assert {task["commit"] for task in result["tasks"]} == set(commits)
+    for commit in commits:
+        git(repo, "checkout", "--quiet", commit)
+        subprocess.run(["sh", "-c", rule], cwd=repo, check=True)
+    assert cli("receipt", "verify", result["run"], cwd=repo).code == 0
+    spans = sorted([float(line) for line in path.read_text().split()] for path in tmp_path.glob("*-*-*") if path.is_file())
+    spans = [span for span in spans if len(span) == 2]
+    assert len(spans) >= 10  # six attempts, and all but the first landing
+    last = spans[6:]
+    assert any(later[0] < earlier[1] for earlier, later in pairwise(last))
 
 
 def test_what_changes_nothing_is_done_without_a_landing(cli: Any, repo: Path, task_file: Tasks) -> None:

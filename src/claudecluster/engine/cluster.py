@@ -169,6 +169,11 @@ class Cluster:
         for name in await self._parts.sandboxes.names(f"{run}."):
             await self._parts.sandboxes.destroy(name)
 
+    async def tidy(self, run: str) -> None:
+        """Remove what a run left that nobody serves any more: sandboxes, workspaces, homes."""
+        await self._sweep(run)
+        await Progress(self._parts, Scenes(self._parts)).sweep(run)
+
     async def close(self) -> None:
         """Stop the engine."""
         if self._bench is not None:

@@ -1,6 +1,7 @@
 """`cancel`: end a run or one task, whether or not anybody serves it."""
 
 import asyncio
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from claudecluster.cli.loading import load as module
 from claudecluster.cli.serving import chosen, look_now
 from claudecluster.cli.work.plan import Json
 from claudecluster.kit.clock import Clock, SystemClock
-from claudecluster.model.errors import NotFound, Refused, Unavailable
+from claudecluster.model.errors import ClusterError, NotFound, Refused, Unavailable
 
 PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.2
@@ -34,14 +35,14 @@ def cancel(
         raise Refused(f"{who} is over: {state.value}", hint="what landed is taken back with `claudecluster rollback`")
     if not state.over:
         with asyncio.Runner() as runner:
-            runner.run(_cancelled(settings, run, task, SystemClock()))
+            runner.run(_cancelled(settings, run, task, SystemClock(), unserved=not outcome.servers))
     voice.say(f"{who} is cancelled")
     if as_json:
         voice.as_json(look_now(settings, run).as_json())
     return exits.LANDED
 
 
-async def _cancelled(settings: Any, run: str, task: str, clock: Clock) -> None:
+async def _cancelled(settings: Any, run: str, task: str, clock: Clock, *, unserved: bool) -> None:
     async with module("claudecluster.assembly.build").writing(settings) as store:
         await module("claudecluster.engine.cancel").cancel(store, store.roster, run, task, clock)
         deadline = clock.monotonic() + PATIENCE_SECONDS
@@ -49,3 +50,8 @@ async def _cancelled(settings: Any, run: str, task: str, clock: Clock) -> None:
             if clock.monotonic() > deadline:
                 raise Unavailable(f"run {run} was asked to stop and has not yet", hint=f"see `claudecluster status {run}`")
             await clock.sleep(LOOK_SECONDS)
+        record = await store.run(run)
+    if unserved and record.state.over:
+        with contextlib.suppress(ClusterError):  # a back end or repository that is gone: the next run there tidies up
+            async with module("claudecluster.assembly.build").cluster(settings, sandbox=str(record.spec["sandbox"])) as cluster:
+                await cluster.tidy(run)

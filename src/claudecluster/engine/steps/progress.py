@@ -170,7 +170,7 @@ class Progress:
                 await parts.store.change(Change(run, "run.waiting", set={"state": RunState.WAITING, "error": why}, data={"why": why}))
                 self.settled.set()
                 return False
-        await self._sweep(run)
+        await self.sweep(run)
         tasks = await parts.store.tasks(run)
         record = await parts.store.run(run)
         done = all(task.state is TaskState.DONE for task in tasks)
@@ -180,7 +180,7 @@ class Progress:
         self.settled.set()
         return True
 
-    async def _sweep(self, run: str, known: Hub | None = None) -> None:
+    async def sweep(self, run: str, known: Hub | None = None) -> None:
         """Remove workspaces that a crash kept from being removed. What was in them is in the hub, or was never judged."""
         try:
             hub = known or (await self._scenes.of(run)).hub
@@ -196,7 +196,7 @@ class Progress:
         for run in {name.partition(".")[0] for name in names} - {scene.run}:
             with contextlib.suppress(NotFound):
                 if (await self._parts.store.run(run)).state.over:
-                    await self._sweep(run, scene.hub)
+                    await self.sweep(run, scene.hub)
                     for name in await self._parts.sandboxes.names(f"{run}."):
                         await self._parts.sandboxes.destroy(name)
 
