@@ -111,8 +111,9 @@ def verify(data: bytes, signature: str, public_key: str, namespace: str) -> bool
         lines = signature.strip().splitlines()
         if lines[0] != BEGIN or lines[-1] != END or not isinstance(key, Ed25519PublicKey):
             return False
-        blob = base64.b64decode("".join(lines[1:-1]), validate=True)
-        if blob[:10] != MAGIC + struct.pack(">I", 1):
+        text = "".join(lines[1:-1]).encode()
+        blob = base64.b64decode(text, validate=True)
+        if blob[:10] != MAGIC + struct.pack(">I", 1) or base64.b64encode(blob) != text:  # the last letter has bits that say nothing
             return False
         public, space, _, algorithm, sealed = _strings(blob[10:])
         kind, raw = _strings(sealed)

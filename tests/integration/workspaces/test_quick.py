@@ -11,6 +11,7 @@ from claudecluster.model.tree import Wanted
 from claudecluster.workspaces.harvest import QUICK
 
 RepoMaker = Callable[..., Path]
+pytestmark = pytest.mark.parametrize("lab", ["process"], indirect=True)  # plain folders are always harvested by git
 
 FILES = {
     "a.txt": "a\n",
@@ -34,14 +35,6 @@ async def both(lab: Any, hub: Any, script: str, name: str, **wanted: Any) -> tup
     thorough, why = await hub.gatherer._written(made, QUICK)
     assert thorough, why
     return quick, thorough
-
-
-@pytest.fixture
-def layered(lab: Any) -> Any:
-    """Return a lab with overlays."""
-    if not lab.provider.overlays:
-        pytest.skip("plain folders are always harvested by git")
-    return lab
 
 
 CHANGES = {
@@ -68,9 +61,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("script", CHANGES.values(), ids=CHANGES)
-async def test_a_simple_change_is_found_as_git_finds_it(layered: Any, make_repo: RepoMaker, script: str) -> None:
-    hub = await layered.hub(make_repo("simple", FILES))
-    quick, thorough = await both(layered, hub, script, "r.t.1")
+async def test_a_simple_change_is_found_as_git_finds_it(lab: Any, make_repo: RepoMaker, script: str) -> None:
+    hub = await lab.hub(make_repo("simple", FILES))
+    quick, thorough = await both(lab, hub, script, "r.t.1")
     assert quick == thorough
 
 
@@ -86,32 +79,32 @@ LEFT_TO_GIT = {
 
 
 @pytest.mark.parametrize("script", LEFT_TO_GIT.values(), ids=LEFT_TO_GIT)
-async def test_what_means_more_than_its_bytes_is_left_to_git(layered: Any, make_repo: RepoMaker, script: str) -> None:
-    hub = await layered.hub(make_repo("simple", FILES))
-    workspace, _ = await layered.done(hub, script, "r.t.1")
+async def test_what_means_more_than_its_bytes_is_left_to_git(lab: Any, make_repo: RepoMaker, script: str) -> None:
+    hub = await lab.hub(make_repo("simple", FILES))
+    workspace, _ = await lab.done(hub, script, "r.t.1")
     assert await hub.gatherer._simple(hub.trees.made(workspace.name)) == ""
 
 
-async def test_attributes_in_the_base_leave_it_to_git(layered: Any, make_repo: RepoMaker) -> None:
-    hub = await layered.hub(make_repo("attributed", {**FILES, "docs/.gitattributes": "* text\n"}))
-    workspace, _ = await layered.done(hub, "echo 2 > a.txt", "r.t.1")
+async def test_attributes_in_the_base_leave_it_to_git(lab: Any, make_repo: RepoMaker) -> None:
+    hub = await lab.hub(make_repo("attributed", {**FILES, "docs/.gitattributes": "* text\n"}))
+    workspace, _ = await lab.done(hub, "echo 2 > a.txt", "r.t.1")
     assert await hub.gatherer._simple(hub.trees.made(workspace.name)) == ""
 
 
-async def test_a_workspace_that_began_with_another_tree_is_found_as_git_finds_it(layered: Any, make_repo: RepoMaker) -> None:
-    hub = await layered.hub(make_repo("simple", FILES))
-    first, _ = await layered.done(hub, "rm -r docs; echo 1 > a.txt; echo x > kept.log; git add -f kept.log; mkdir s; echo 1 > s/t", "r.t.1")
+async def test_a_workspace_that_began_with_another_tree_is_found_as_git_finds_it(lab: Any, make_repo: RepoMaker) -> None:
+    hub = await lab.hub(make_repo("simple", FILES))
+    first, _ = await lab.done(hub, "rm -r docs; echo 1 > a.txt; echo x > kept.log; git add -f kept.log; mkdir s; echo 1 > s/t", "r.t.1")
     changes = await hub.harvest(first, "refs/claudecluster/r/t", "first")
     base = await hub.resolve("")
     script = "mkdir docs; echo new > docs/y.md; echo 2 >> a.txt; rm -r s; echo x > fresh.log; cp a.txt c.txt"
-    quick, thorough = await both(layered, hub, script, "r.t.2", at=changes.commit)
+    quick, thorough = await both(lab, hub, script, "r.t.2", at=changes.commit)
     assert quick == thorough
     workspace = await hub.workspace(Wanted("r.t.3", base, at=changes.commit))
     assert (await hub.harvest(workspace, "refs/claudecluster/r/u", "same")).tree == changes.tree
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_random_changes_are_found_as_git_finds_them(layered: Any, make_repo: RepoMaker, seed: int) -> None:
+async def test_random_changes_are_found_as_git_finds_them(lab: Any, make_repo: RepoMaker, seed: int) -> None:
     pick = random.Random(seed)
     folders = ["", "src/", "src/deep/", "docs/", "build/", "n/", "n/m/"]
     names = ["a.txt", "one.py", "two.py", "x.log", "y.tmp", "deep", "docs", "secret", "z"]
@@ -128,8 +121,8 @@ async def test_random_changes_are_found_as_git_finds_them(layered: Any, make_rep
     for number in range(40):
         one, two = (pick.choice(folders) + pick.choice(names) for _ in range(2))
         lines.append(pick.choice(ways).format(one, two, number) + " 2>/dev/null || true")
-    hub = await layered.hub(make_repo("simple", FILES))
-    quick, thorough = await both(layered, hub, "\n".join(lines), "r.t.1")
+    hub = await lab.hub(make_repo("simple", FILES))
+    quick, thorough = await both(lab, hub, "\n".join(lines), "r.t.1")
     assert quick == thorough
 
 
@@ -139,11 +132,11 @@ def listing(hub: Any, git: Any, old: str, new: str, *options: str) -> list[tuple
     return [(head[0], head[1], path.encode()) for head, path in zip(heads, raw[1::2], strict=True)]
 
 
-async def test_trees_are_compared_as_git_compares_them(layered: Any, make_repo: RepoMaker, git: Any) -> None:
-    hub = await layered.hub(make_repo("simple", FILES))
+async def test_trees_are_compared_as_git_compares_them(lab: Any, make_repo: RepoMaker, git: Any) -> None:
+    hub = await lab.hub(make_repo("simple", FILES))
     base = await hub.resolve("")
     for number, script in enumerate(CHANGES.values()):
-        workspace, _ = await layered.done(hub, script, f"r.t{number}.1")
+        workspace, _ = await lab.done(hub, script, f"r.t{number}.1")
         changes = await hub.harvest(workspace, f"refs/claudecluster/r/t{number}", "t")
         for options in ((), ("-t",)):
             ours = hub.gatherer.reader.differences(base, changes.commit, folders=bool(options))
