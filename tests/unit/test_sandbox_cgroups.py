@@ -59,12 +59,10 @@ def test_where_none_may_be_made_none_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "memory"), [(1, "memory.limit_in_bytes"), (2, "memory.max")])
 def test_limits_are_set_and_can_be_left_off(tmp_path: Path, version: int, memory: str) -> None:
     groups = ControlGroups([Hierarchy(version, tmp_path, frozenset({"memory", "pids"}))], "scope")
-    groups.make("one", Limits(memory=1000, processes=7))
-    groups.make("one", Limits(memory=1000, processes=8))
-    groups.make("two", Limits(memory=None, processes=None))
     (one,), (two,) = groups.folders("one"), groups.folders("two")
-    assert {path.name: path.read_text() for path in one.iterdir()} == {memory: "1000", "pids.max": "8"}
-    assert list(two.iterdir()) == []
+    assert groups.wanted("one", Limits(memory=1000, processes=8)) == {str(one): {memory: 1000, "pids.max": 8}}
+    assert groups.wanted("two", Limits(memory=None, processes=None)) == {str(two): {}}
+    assert groups.spares() == ([str(tmp_path)] if version == 1 else [])
     assert groups.holds("memory")
     assert not ControlGroups([], "scope").holds("memory")
 

@@ -22,8 +22,17 @@ _CONTROL, _ARGS, _SECCOMP = 3, 4, 5
 _SHELL = f'echo \'{STARTED}\' >&3; exec 3>&-; cd -- "$1" || exit 126; unset OLDPWD; shift; exec "$@"'
 
 
-def run(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbours: Mapping[int, bool]) -> NoReturn:
-    """Become the command of `order`. `neighbours` are processes of the same sandbox, and whether their tree may be shared."""
+def run(
+    settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbours: Mapping[int, bool], *, joined: bool = False
+) -> NoReturn:
+    """Become the command of `order`. `neighbours` are processes of the same sandbox, and whether their tree may be shared.
+
+    `joined` says that this process is in the control groups already.
+    """
+    for folder, values in order["cgroups"].items():
+        limit(folder, values)
+        if not joined:
+            join(folder)
     _enter(settings, order, neighbours)
     arguments = _bubblewrap_options(order)
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in fds[1:]]
@@ -43,6 +52,9 @@ def run(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], n
 
 def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbours: Mapping[int, bool]) -> None:
     """Read or write the file of `order`, seen as the guest sees it."""
+    for folder, values in order["cgroups"].items():
+        limit(folder, values)
+        join(folder)
     _enter(settings, order, neighbours)
     os.chroot(stage.STAGE)
     os.chdir("/")
@@ -55,8 +67,6 @@ def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int],
 
 
 def _enter(settings: Mapping[str, Any], order: Mapping[str, Any], neighbours: Mapping[int, bool]) -> None:
-    for folder in order["cgroups"]:
-        _join(folder)
     joined = any(_join_tree(pid) for pid, joinable in neighbours.items() if joinable)
     if not joined:
         _wait_for_end(neighbours)
@@ -90,7 +100,19 @@ def _wait_for_end(pids: Iterable[int]) -> None:
         time.sleep(0.001)
 
 
-def _join(folder: str) -> None:
+def limit(folder: str, values: Mapping[str, int]) -> None:
+    """Make a control group, unless it is there, and set its limits. Raises Trouble."""
+    try:
+        os.makedirs(stage.HOST + folder, exist_ok=True)
+        for file, value in values.items():
+            with open(f"{stage.HOST}{folder}/{file}", "w", encoding="ascii") as setting:
+                setting.write(str(value))
+    except OSError as error:
+        raise Trouble(f"cannot make the control group {folder}: {error.strerror}") from error
+
+
+def join(folder: str) -> None:
+    """Enter a control group. Raises Trouble."""
     try:
         with open(f"{stage.HOST}{folder}/cgroup.procs", "w", encoding="ascii") as procs:
             procs.write("0")

@@ -14,12 +14,14 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from claudecluster.guest import etc, isolated, linux, plain, stage
-from claudecluster.guest.wire import FAILED, FDS, Trouble, contents, receive, tell
+from claudecluster.guest.wire import FAILED, FDS, SPARE, Trouble, contents, receive, tell
+
+_SPARE_AFTER = 3  # milliseconds without an order after which there is time to prepare for the next one
 
 
 @dataclass(slots=True)
@@ -31,6 +33,16 @@ class _Child:
     control: socket.socket
 
 
+@dataclass(slots=True)
+class _Spare:
+    """A child that is in control groups of its own already and waits for its order: entering them takes the kernel some 10 ms."""
+
+    pid: int
+    line: socket.socket
+    groups: list[str]
+    ready: bool = False
+
+
 class Launcher:
     """Takes orders, forks, reports ends, and kills what nobody holds any more."""
 
@@ -40,6 +52,10 @@ class Launcher:
         self._plain = settings["mode"] == "plain"
         self._children: dict[int, _Child] = {}
         self._by_control: dict[int, _Child] = {}
+        self._spare: _Spare | None = None
+        self._spares = 0  # so many were made
+        self._grouped = False  # whether anything was started in control groups: a trial needs no spare
+        self._spare_bases: list[str] = settings.get("spares", [])
         self._poll = select.poll()
         self._wake, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
@@ -51,7 +67,10 @@ class Launcher:
         self._poll.register(self._orders.fileno(), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
         while True:
-            ready = [fd for fd, _event in self._poll.poll()]
+            wanted = self._grouped and self._spare_bases and self._spare is None
+            ready = [fd for fd, _event in self._poll.poll(_SPARE_AFTER if wanted else None)]
+            if not ready:
+                self._prepare_spare()
             if self._wake in ready:
                 self._reap()
             for fd in self._by_control.keys() & set(ready):  # not those that have ended since they were polled
@@ -86,18 +105,16 @@ class Launcher:
     def _start(self, head: Mapping[str, Any], fds: list[int], control: socket.socket) -> None:
         runs = head["kind"] == "run"
         self._refuse_second_mount(head)
+        self._grouped = self._grouped or bool(head["groups"])
         neighbours = {child.pid: child.joinable for child in self._children.values() if child.sandbox == head["sandbox"]}
         launcher = os.getpid()
-        if runs and not self._plain:
-            linux.unshare(linux.CLONE_NEWPID)  # each command is process 1 of its own: killing it kills its whole tree, atomically
-        try:
-            pid = os.fork()
-        except OSError:
+        pid = self._hand_over(head, fds) if runs and not neighbours else 0
+        if not pid:
+            pid = self._forked(runs=runs)
+            if pid == 0:
+                self._let_go()
+                self._become(fds, control, neighbours, launcher)
             self._stay_here(runs=runs)
-            raise
-        if pid == 0:
-            self._become(fds, control, neighbours, launcher)
-        self._stay_here(runs=runs)
         child = _Child(pid, head["sandbox"], runs and not self._plain, frozenset(head["uppers"]), control)
         self._children[pid] = self._by_control[control.fileno()] = child
         self._poll.register(control.fileno(), select.POLLIN)
@@ -109,20 +126,97 @@ class Launcher:
             if child.sandbox != head["sandbox"] and shared:
                 raise Trouble(f"{min(shared)} is in use by sandbox {child.sandbox}")
 
+    def _forked(self, *, runs: bool) -> int:
+        """Fork, into a pid namespace of its own what runs: killing it then kills its whole tree, atomically. The parent has to `_stay_here`."""
+        if runs and not self._plain:
+            linux.unshare(linux.CLONE_NEWPID)
+        try:
+            return os.fork()
+        except OSError:
+            self._stay_here(runs=runs)
+            raise
+
+    def _prepare_spare(self) -> None:
+        """Fork a child that enters new control groups and waits there for an order."""
+        self._spares += 1
+        name = f"{SPARE}{os.readlink(f'{stage.HOST}/proc/self')}-{self._spares}"
+        groups = [f"{base}/{name}" for base in self._spare_bases]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = self._forked(runs=True)
+        except OSError:
+            ours.close()
+            theirs.close()
+            return
+        if pid == 0:
+            ours.close()
+            self._let_go()
+            self._await_order(theirs, groups)
+        self._stay_here(runs=True)
+        theirs.close()
+        self._spare = _Spare(pid, ours, groups)
+
+    def _await_order(self, line: socket.socket, groups: Sequence[str]) -> NoReturn:
+        try:
+            for group in groups:
+                isolated.limit(group, {})
+                isolated.join(group)
+            line.send(b"ready")
+            _message, fds = receive(line)
+            if len(fds) == FDS:
+                line.close()
+                control = socket.socket(fileno=fcntl.fcntl(fds[-1], fcntl.F_DUPFD_CLOEXEC, 20))
+                self._become(fds, control, {}, 0, joined=True)
+        finally:
+            os._exit(FAILED)
+
+    def _hand_over(self, head: Mapping[str, Any], fds: list[int]) -> int:
+        """Give an order to the spare child and its control groups to the sandbox. Returns its pid, 0 if that cannot be."""
+        spare, wanted = self._spare, [stage.HOST + group for group in head["groups"]]
+        if spare is None or len(wanted) != len(spare.groups) or any(os.path.exists(group) for group in wanted):
+            return 0
+        try:
+            spare.ready = spare.ready or spare.line.recv(16, socket.MSG_DONTWAIT) == b"ready"
+            for own, group in zip(spare.groups, wanted, strict=True):
+                os.rename(stage.HOST + own, group)
+            socket.send_fds(spare.line, [b"go"], fds, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0  # it is still on its way
+        except OSError:
+            self.drop_spare()
+            self._spare_bases = []
+            return 0
+        spare.line.close()
+        self._spare = None
+        return spare.pid
+
+    def drop_spare(self) -> None:
+        """End the spare child and remove its control groups."""
+        if self._spare is None:
+            return
+        self._spare.line.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._spare.pid, 0)
+        for group in self._spare.groups:
+            with contextlib.suppress(OSError):
+                os.rmdir(stage.HOST + group)
+        self._spare = None
+
     def _stay_here(self, *, runs: bool) -> None:
         if runs and not self._plain:
             linux.setns(self._pid_namespace, linux.CLONE_NEWPID)
 
-    def _become(self, fds: list[int], control: socket.socket, neighbours: Mapping[int, bool], launcher: int) -> NoReturn:
+    def _become(
+        self, fds: list[int], control: socket.socket, neighbours: Mapping[int, bool], launcher: int, *, joined: bool = False
+    ) -> NoReturn:
         try:
-            self._let_go()
             order = json.loads(contents(fds[0]))
             if self._plain:
                 tell(control, pid=os.getpid())
                 plain.run(order, fds, control, launcher)
             tell(control, pid=int(os.readlink(f"{stage.HOST}/proc/self")))
             if order["kind"] == "run":
-                isolated.run(self._settings, order, fds, neighbours)
+                isolated.run(self._settings, order, fds, neighbours, joined=joined)
             isolated.touch(self._settings, order, fds, neighbours)
             os._exit(0)
         except Trouble as trouble:
@@ -136,6 +230,8 @@ class Launcher:
         """Close what belongs to the launcher and to other commands, so that their ends are seen at once."""
         signal.set_wakeup_fd(-1)
         self._orders.close()
+        if self._spare is not None:
+            self._spare.line.close()
         for child in self._children.values():
             child.control.close()
 
@@ -204,6 +300,7 @@ def main(fd: int) -> None:
         return
     orders.send(json.dumps({"ready": True}).encode())
     launcher.serve()
+    launcher.drop_spare()
     if settings["mode"] == "plain":
         plain.kill_descendants()
 

@@ -15,6 +15,7 @@ _HEAD_LIMIT = 65536
 _INTS = array.array("i")
 FDS = 5  # payload, stdin, stdout, stderr, control
 FAILED = 71  # exit code of a child that could not start what it was asked to
+SPARE = "claudecluster-spare-"  # how the names of control groups begin that no sandbox has yet
 STARTED = '{"started":true}'
 
 

@@ -83,7 +83,7 @@ class ProcessSandboxes:
         trial = SandboxSpec("", "/run", "/run")
         try:
             order = self.order(trial, {**orders.command(trial, Command(("true",)), self.view().tools)}, ())
-            async with spawned(self.launcher, "", {**order, "cgroups": []}, Command(("true",), timeout=60), self.clock) as process:
+            async with spawned(self.launcher, "", {**order, "cgroups": {}}, Command(("true",), timeout=60), self.clock) as process:
                 code = (await process.wait()).code
         except Unavailable as error:
             raise Unavailable(f"bubblewrap sandboxes cannot be made here: {error.message}", hint=error.hint or _hint()) from error
@@ -130,16 +130,13 @@ class ProcessSandboxes:
     def order(self, spec: SandboxSpec, what: Mapping[str, Any], extra: Sequence[Bind]) -> dict[str, Any]:
         """Complete an order to the launcher with the sandbox's tree and limits. Raises Unavailable."""
         view = self.view()
-        folders = self._groups(spec)
-        if folders and spec.name:
-            view.groups.make(spec.name, spec.limits)
+        groups = view.groups.wanted(spec.name, spec.limits) if self._groups(spec) else {}
         limits = orders.rlimits(
             spec.limits,
-            memory_held=bool(folders) and view.groups.holds("memory"),
-            processes_held=bool(folders) and view.groups.holds("pids"),
+            memory_held=bool(groups) and view.groups.holds("memory"),
+            processes_held=bool(groups) and view.groups.holds("pids"),
             uid=self.owner[0] if self.owner else os.getuid(),
         )
-        groups = [str(folder) for folder in folders]
         return {**orders.tree(spec, view.parts, extra), **what, "cgroups": groups, "rlimits": limits}
 
     def _groups(self, spec: SandboxSpec) -> tuple[Path, ...]:
@@ -151,6 +148,7 @@ class ProcessSandboxes:
             tools = toolchains.find(self._path, self._home, self._readonly)
             found = discover(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
             groups = ControlGroups(found, str(self.records.state))
+            groups.sweep()
             self._view = _View((*system.parts(), *tools.parts), tools, groups)
         return self._view
 
@@ -175,6 +173,7 @@ class ProcessSandboxes:
             "seccomp": seccomp.program(os.uname().machine).hex(),
             "parts": [asdict(part) | {"source": str(part.source)} for part in self.view().parts],
             "etc": system.etc(),
+            "spares": self.view().groups.spares(),
             "overlay_options": ("" if self.owner else ",userxattr") + (",volatile" if release >= _VOLATILE_SINCE else ""),
         }
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from claudecluster.guest.wire import SPARE
 from claudecluster.model.errors import Unavailable
 from claudecluster.model.place import Limits
 
@@ -81,23 +82,28 @@ class ControlGroups:
         digest = hashlib.sha256(f"{self._scope}\0{name}".encode()).hexdigest()[:20]
         return tuple(hierarchy.base / f"claudecluster-{digest}" for hierarchy in self.found)
 
-    def make(self, name: str, limits: Limits) -> None:
-        """Make a sandbox's groups and set their limits; existing ones are fine. Raises Unavailable."""
-        for hierarchy, folder in zip(self.found, self.folders(name), strict=True):
-            try:
-                folder.mkdir(exist_ok=True)
-                for file, value in _settings(hierarchy, limits):
-                    (folder / file).write_text(str(value))
-            except OSError as error:
-                raise Unavailable(f"cannot make the control group {folder}: {error.strerror}") from error
+    def wanted(self, name: str, limits: Limits) -> dict[str, dict[str, int]]:
+        """Return a sandbox's groups, which the launcher makes, each with the files to write numbers into."""
+        return {str(folder): _settings(hierarchy, limits) for hierarchy, folder in zip(self.found, self.folders(name), strict=True)}
+
+    def spares(self) -> list[str]:
+        """Return where the launcher may keep groups ready that are given their names later: only version 1 lets groups be renamed."""
+        return [str(hierarchy.base) for hierarchy in self.found if hierarchy.version == 1]
+
+    def sweep(self) -> None:
+        """Remove spare groups that a launcher which was killed left behind. One that is in use cannot be removed."""
+        for base in self.spares():
+            for folder in Path(base).glob(f"{SPARE}*"):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
-def _settings(hierarchy: Hierarchy, limits: Limits) -> list[tuple[str, int]]:
-    wanted: list[tuple[str, int]] = []
+def _settings(hierarchy: Hierarchy, limits: Limits) -> dict[str, int]:
+    wanted: dict[str, int] = {}
     if "memory" in hierarchy.controllers and limits.memory is not None:
-        wanted.append(("memory.max" if hierarchy.version == 2 else "memory.limit_in_bytes", limits.memory))
+        wanted["memory.max" if hierarchy.version == 2 else "memory.limit_in_bytes"] = limits.memory
     if "pids" in hierarchy.controllers and limits.processes is not None:
-        wanted.append(("pids.max", limits.processes))
+        wanted["pids.max"] = limits.processes
     return wanted
 
 

@@ -104,7 +104,8 @@ class Launcher:
 
     async def order(self, sandbox: str, kind: str, payload: Mapping[str, Any], stdio: Sequence[int]) -> Channel:
         """Have something started with these three descriptors. Raises Unavailable if there is no launcher to be had."""
-        head = json.dumps({"sandbox": sandbox, "kind": kind, "uppers": [layer["upper"] for layer in payload.get("layers", ())]}).encode()
+        uppers, groups = [layer["upper"] for layer in payload.get("layers", ())], list(payload.get("cgroups", ()))
+        head = json.dumps({"sandbox": sandbox, "kind": kind, "uppers": uppers, "groups": groups}).encode()
         with contextlib.ExitStack() as stack:
             data = wire.anonymous(json.dumps({**payload, "kind": kind}).encode())
             stack.callback(os.close, data)
