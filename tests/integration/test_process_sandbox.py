@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from claudecluster.guest.wire import SPARE
 from claudecluster.kit import processes
 from claudecluster.model.errors import Refused, Unavailable
 from claudecluster.model.place import SOCKET, Bind, Command, Limits, SandboxSpec
@@ -348,6 +349,40 @@ except BlockingIOError:
 """
     said = await python(provider, replace(spec, limits=Limits(processes=40)), script)
     assert 0 < int(said[0]) < 40
+
+
+async def test_who_starts_in_groups_made_beforehand_is_held_by_its_own_limits_and_leaves_nothing(tmp_path: Path) -> None:
+    provider = ProcessSandboxes(tmp_path / "state", os.environ["PATH"])
+    try:
+        await provider.check()
+        bases = [Path(base) for base in provider.view().groups.spares()]
+    except Unavailable as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+    if not bases:
+        pytest.skip("no control groups that can be renamed may be made here")
+    before = {path for base in bases for path in base.glob(f"{SPARE}*")}
+    first = local_spec(provider, tmp_path / "one", "first")
+    await run(await provider.create(first), "true")
+    for _ in range(1000):
+        if spare := {path for base in bases for path in base.glob(f"{SPARE}*")} - before:
+            break
+        await asyncio.sleep(0.01)
+    assert spare
+    await asyncio.sleep(0.2)
+    second = replace(local_spec(provider, tmp_path / "two", "second"), limits=Limits(processes=40, memory=96 * 1024**2))
+    groups = provider.view().groups.folders("second")
+    script = "cat /proc/self/cgroup; for n in $(seq 60); do sleep 30 & done; echo all of them"
+    done = await run(await provider.create(second), "sh", "-c", script)
+    assert b"all of them" not in done.out
+    assert all((group / "cgroup.procs").exists() for group in groups)
+    assert not any(path.exists() for path in spare), "the spare groups are the sandbox's now"
+    much = await run(await provider.create(second), "python3", "-c", "x = bytearray(400 * 1024 ** 2); print('got it')")
+    assert much.out == []
+    for name in ("first", "second"):
+        await provider.destroy(name)
+    provider.close()
+    assert not any(group.exists() for group in groups)
+    assert {path for base in bases for path in base.glob(f"{SPARE}*")} <= before
 
 
 async def test_too_much_memory_is_stopped(provider: ProcessSandboxes, spec: SandboxSpec) -> None:

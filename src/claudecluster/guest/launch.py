@@ -40,7 +40,6 @@ class _Spare:
     pid: int
     line: socket.socket
     groups: list[str]
-    ready: bool = False
 
 
 class Launcher:
@@ -176,7 +175,9 @@ class Launcher:
         if spare is None or len(wanted) != len(spare.groups) or any(os.path.exists(group) for group in wanted):
             return 0
         try:
-            spare.ready = spare.ready or spare.line.recv(16, socket.MSG_DONTWAIT) == b"ready"
+            if spare.line.recv(16, socket.MSG_DONTWAIT) != b"ready":
+                self.drop_spare()  # it could not enter its groups
+                return 0
             for own, group in zip(spare.groups, wanted, strict=True):
                 os.rename(stage.HOST + own, group)
             socket.send_fds(spare.line, [b"go"], fds, socket.MSG_NOSIGNAL)

@@ -232,8 +232,10 @@ class Origin:
     async def check_branch(self, branch: str, base: str) -> None:
         """Raise Refused if publishing `branch` from `base` cannot work."""
         done = await self.git.theirs(Path("/"), "check-ref-format", f"refs/heads/{branch}")
-        if done.code or branch.startswith("-") or branch == "HEAD":
+        if done.code or branch.startswith("-") or branch in {"HEAD", "@"}:
             raise Refused(f"{branch!r} is not a valid branch name", hint="see `git help check-ref-format`")
+        if branch.startswith("refs/"):
+            raise Refused(f"{branch!r} is a full ref, not a branch", hint=f"--branch {branch.removeprefix('refs/heads/')}")
         if branch in await self._checked_out():
             raise Refused(f"branch {branch} is checked out in {self.source.place}", hint="name another one with --branch")
         branches = await self._branches()

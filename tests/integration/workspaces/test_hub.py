@@ -169,7 +169,7 @@ async def test_branches_that_cannot_be_published_are_refused_up_front(plain: Any
     git(repo, "checkout", "-q", "main")
     await hub.check_branch("claudecluster/r1", base)
     await hub.check_branch("old", base)
-    for name in ("bad..name", "-b", "HEAD", "a b", "", "x.lock", "main", "ahead", "old/below"):
+    for name in ("bad..name", "-b", "HEAD", "a b", "", "x.lock", "main", "ahead", "old/below", "refs/heads/x", "@"):
         with pytest.raises(Refused):
             await hub.check_branch(name, base)
 
