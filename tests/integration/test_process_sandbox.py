@@ -360,11 +360,12 @@ async def test_who_starts_in_groups_made_beforehand_is_held_by_its_own_limits_an
         pytest.skip(f"{error.message}; {error.hint}")
     if not bases:
         pytest.skip("no control groups that can be renamed may be made here")
-    before = {path for base in bases for path in base.glob(f"{SPARE}*")}
     first = local_spec(provider, tmp_path / "one", "first")
     await run(await provider.create(first), "true")
+    outer = provider.launcher._live.process.pid
+    launcher = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0]
     for _ in range(1000):
-        if spare := {path for base in bases for path in base.glob(f"{SPARE}*")} - before:
+        if spare := [path for base in bases for path in base.glob(f"{SPARE}{launcher}-*")]:
             break
         await asyncio.sleep(0.01)
     assert spare
@@ -382,7 +383,7 @@ async def test_who_starts_in_groups_made_beforehand_is_held_by_its_own_limits_an
         await provider.destroy(name)
     provider.close()
     assert not any(group.exists() for group in groups)
-    assert {path for base in bases for path in base.glob(f"{SPARE}*")} <= before
+    assert [path for base in bases for path in base.glob(f"{SPARE}{launcher}-*")] == []
 
 
 async def test_too_much_memory_is_stopped(provider: ProcessSandboxes, spec: SandboxSpec) -> None:

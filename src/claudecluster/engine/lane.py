@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-AHEAD = max(2, len(os.sched_getaffinity(0)))  # gates of so many landings may run at once
+AHEAD = max(2, os.cpu_count() or 1)  # gates of so many landings may run at once
 
 
 class Lane:
