@@ -1,7 +1,7 @@
 """DBOS behind one door: starting it, queues, and taking over what a dead process left. Nobody else imports `dbos` but the flows.
 
 The rules come from measuring DBOS 3.4: a constant application version (else work of an older program is never dequeued), an executor id that no
-two processes share (else both run the same step), every workflow on a queue of ours (the internal one is polled by every process).
+two processes share (else both run the same step), what is taken over goes through a queue of ours (the internal one is polled by every process).
 """
 
 import asyncio

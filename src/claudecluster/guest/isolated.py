@@ -29,11 +29,7 @@ def run(
 
     `joined` says that this process is in the control groups already.
     """
-    for folder, values in order["cgroups"].items():
-        limit(folder, values)
-        if not joined:
-            join(folder)
-    _enter(settings, order, neighbours)
+    _enter(settings, order, neighbours, joined=joined)
     arguments = _bubblewrap_options(order)
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in fds[1:]]
     high += [fcntl.fcntl(anonymous(data), fcntl.F_DUPFD_CLOEXEC, 20) for data in (arguments, bytes.fromhex(settings["seccomp"]))]
@@ -52,9 +48,6 @@ def run(
 
 def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int], neighbours: Mapping[int, bool]) -> None:
     """Read or write the file of `order`, seen as the guest sees it."""
-    for folder, values in order["cgroups"].items():
-        limit(folder, values)
-        join(folder)
     _enter(settings, order, neighbours)
     os.chroot(stage.STAGE)
     os.chdir("/")
@@ -66,13 +59,17 @@ def touch(settings: Mapping[str, Any], order: Mapping[str, Any], fds: list[int],
         files.copy_in(order["path"], order["roots"], fds[1])
 
 
-def _enter(settings: Mapping[str, Any], order: Mapping[str, Any], neighbours: Mapping[int, bool]) -> None:
-    joined = any(_join_tree(pid) for pid, joinable in neighbours.items() if joinable)
-    if not joined:
+def _enter(settings: Mapping[str, Any], order: Mapping[str, Any], neighbours: Mapping[int, bool], *, joined: bool = False) -> None:
+    for folder, values in order["cgroups"].items():
+        limit(folder, values)
+        if not joined:
+            join(folder)
+    shared = any(_join_tree(pid) for pid, joinable in neighbours.items() if joinable)
+    if not shared:
         _wait_for_end(neighbours)
     linux.unshare(linux.CLONE_NEWNS)
     linux.mount("proc", "/proc", "proc")  # bubblewrap looks itself up by the numbers of its own pid namespace
-    if not joined:
+    if not shared:
         stage.build(settings["parts"], order, (settings["uid"], settings["gid"]), overlay_options=settings["overlay_options"])
     for name, value in order["rlimits"].items():
         _limit(getattr(resource, f"RLIMIT_{name}"), value)

@@ -140,10 +140,15 @@ class Launcher:
         self._spares += 1
         name = f"{SPARE}{os.readlink(f'{stage.HOST}/proc/self')}-{self._spares}"
         groups = [f"{base}/{name}" for base in self._spare_bases]
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            self._spare_bases = []  # descriptors are short: what runs needs them
+            return
         try:
             pid = self._forked(runs=True)
         except OSError:
+            self._spare_bases = []  # processes are short: do not ask again every few milliseconds
             ours.close()
             theirs.close()
             return

@@ -73,7 +73,7 @@ class Starts:
                 self._calm.set()
 
     async def none(self, workers: "Workers") -> None:
-        """Wait until no agent is being started; where many tasks wait for workers, until none has been for a moment. A second at most."""
+        """Wait until no agent is being started; where many tasks wait for workers, until none has been for a moment. `LONGEST` at most."""
         clock = asyncio.get_running_loop().time
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LONGEST):
